@@ -1,0 +1,80 @@
+"""Decode heads: the SegFormer all-MLP head and the light head on stage 1 that the domain detector reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize of ``(B, C, h, w)`` to ``size``, half-pixel centres (align_corners=False)."""
+    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+class AllMLPHead(nn.Module):
+    """SegFormer's decode head (paper section 3.2): a linear layer a stage, concat, 1x1 fuse, BatchNorm, classifier.
+
+    The published order is: project each stage to E channels, upsample to stage 1, concatenate, fuse with a 1x1
+    convolution. All of these are linear and act either a pixel or a channel at a time, so they commute: the product of
+    the fuse matrix and each projection is applied at the stage's own resolution and the results are upsampled and
+    added. Equal up to rounding, at a tenth of the multiply-adds.
+    """
+
+    def __init__(self, widths: Sequence[int], embed: int, classes: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(nn.Linear(width, embed) for width in widths)
+        self.fuse = nn.Conv2d(embed * len(widths), embed, 1, bias=False)
+        self.norm = nn.BatchNorm2d(embed)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(embed, classes, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        size = (int(features[0].shape[-2]), int(features[0].shape[-1]))
+        # Published checkpoints concatenate the deepest stage first.
+        weights = self.fuse.weight[:, :, 0, 0].chunk(len(features), dim=1)[::-1]
+        fused: Tensor | None = None
+        for linear, weight, feature in zip(self.linears, weights, features, strict=True):
+            projection = (weight @ linear.weight)[:, :, None, None]
+            part = upsample(F.conv2d(feature, projection, weight @ linear.bias), size)
+            fused = part if fused is None else fused + part
+        assert fused is not None
+        return self.classifier(self.dropout(F.relu(self.norm(fused))))
+
+
+class LightHead(nn.Module):
+    """A small head on stage 1 alone: 1x1 convolution, BatchNorm, ReLU, classifier.
+
+    Trained on source with everything else frozen; its disagreement with the deployed prediction is HAMLET's
+    domain-distance signal (specs/hamlet.md 2.3). It owns all of its parameters: nothing is shared with the main head,
+    so that training it cannot move the main prediction.
+    """
+
+    def __init__(self, width: int, embed: int, classes: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(width, embed, 1, bias=False)
+        self.norm = nn.BatchNorm2d(embed)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(embed, classes, 1)
+
+    def forward(self, stage1: Tensor) -> Tensor:
+        return self.classifier(self.dropout(F.relu(self.norm(self.project(stage1)))))
+
+
+def init_weights(module: nn.Module) -> None:
+    """Weights as published: truncated normal 0.02 for linear, fan-out normal for convolutions, unit norms."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+        nn.init.normal_(module.weight, 0.0, (2.0 / fan_out) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+
+

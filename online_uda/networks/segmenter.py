@@ -1,0 +1,152 @@
+"""The one interface of a segmentation network: ordered stages, a head, a light head, and their output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from online_uda.networks.heads import AllMLPHead, LightHead, init_weights, upsample
+from online_uda.networks.mit import MIT_VARIANTS, MiTConfig, MiTStage
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+SMALLEST_SIDE = 64
+"""Below this, the spatial reduction of stage 1 would leave no key; smaller frames are padded up to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """What a network says of a batch of frames.
+
+    Attributes:
+        logits: ``(B, C, h, w)`` float at stride 4 of the padded frame.
+        features: One map a stage, ``(B, C_i, h_i, w_i)``, finest first.
+        size: Height and width of the frames before padding.
+        padded: Height and width after padding; ``padded == 4 * (h, w)``.
+    """
+
+    logits: Tensor
+    features: tuple[Tensor, ...]
+    size: tuple[int, int]
+    padded: tuple[int, int]
+
+    def full(self, size: tuple[int, int] | None = None) -> Tensor:
+        """Logits ``(B, C, H, W)`` at ``size`` (the frames' own by default), bilinear."""
+        return to_full_size(self.logits, self.size, self.padded, size)
+
+    def labels(self, size: tuple[int, int] | None = None) -> Tensor:
+        """Class ids ``(B, H, W)`` uint8 at ``size`` (the frames' own by default)."""
+        return self.full(size).argmax(1).to(torch.uint8)
+
+
+def to_full_size(
+    logits: Tensor, size: tuple[int, int], padded: tuple[int, int], target: tuple[int, int] | None = None
+) -> Tensor:
+    """Upsamples stride-4 logits to the padded frame, crops the padding, and resizes to ``target`` when it differs."""
+    if target is None or target == size:
+        return upsample(logits.float(), padded)[..., : size[0], : size[1]]
+    if padded == size:
+        return upsample(logits.float(), target)
+    return upsample(upsample(logits.float(), padded)[..., : size[0], : size[1]], target)
+
+
+def padded_size(size: tuple[int, int]) -> tuple[int, int]:
+    """The frame size after padding: the next multiples of 4, at least `SMALLEST_SIDE`."""
+    return max(SMALLEST_SIDE, -(-size[0] // 4) * 4), max(SMALLEST_SIDE, -(-size[1] // 4) * 4)
+
+
+class Segmenter(nn.Module):
+    """Encoder stages, main head and light head behind one call.
+
+    Args:
+        stages: Encoder stages in order; stage i maps the map of stage i-1, the first maps the normalised frame.
+        head: Main head over all stage maps.
+        light_head: Head over the first stage map.
+        mean: Channel means of the input, RGB in [0, 1].
+        std: Channel standard deviations of the input.
+    """
+
+    def __init__(
+        self,
+        stages: list[nn.Module],
+        head: nn.Module,
+        light_head: LightHead,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.head = head
+        self.light_head = light_head
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def normalise(self, frames: Tensor) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
+        """Pads by edge replication and normalises ``frames`` (B, 3, H, W) float32 RGB in [0, 1]."""
+        size = (int(frames.shape[-2]), int(frames.shape[-1]))
+        padded = padded_size(size)
+        if padded != size:
+            frames = F.pad(frames, (0, padded[1] - size[1], 0, padded[0] - size[0]), mode="replicate")
+        x = (frames - self.get_buffer("mean")) / self.get_buffer("std")
+        return x.contiguous(memory_format=torch.channels_last), size, padded
+
+    def encode(self, x: Tensor, stages: int | None = None) -> tuple[Tensor, ...]:
+        """Stage maps of a normalised frame, the first ``stages`` of them (all by default)."""
+        features = []
+        for stage in list(self.stages)[:stages]:
+            x = stage(x)
+            features.append(x)
+        return tuple(features)
+
+    def forward(self, frames: Tensor) -> Segmentation:
+        """Segments ``frames``: (B, 3, H, W) float32 RGB in [0, 1], any H and W."""
+        x, size, padded = self.normalise(frames)
+        features = self.encode(x)
+        return Segmentation(self.head(features), features, size, padded)
+
+    def light(self, frames: Tensor) -> Segmentation:
+        """Stage 1 and the light head only."""
+        x, size, padded = self.normalise(frames)
+        features = self.encode(x, 1)
+        return Segmentation(self.light_head(features[0]), features, size, padded)
+
+    def module_parameters(self, index: int) -> Iterator[tuple[str, nn.Parameter]]:
+        """HAMLET's module ``index`` (0-based): stage ``index`` and the head's projection of it (hamlet.md 2.4)."""
+        yield from self.stages[index].named_parameters(f"stages.{index}")
+        linears = getattr(self.head, "linears", None)
+        if linears is not None:
+            yield from linears[index].named_parameters(f"head.linears.{index}")
+
+
+@dataclass(frozen=True, slots=True)
+class SegformerConfig:
+    """Everything needed to build a SegFormer: encoder sizes, head width, number of classes, input statistics."""
+
+    encoder: MiTConfig
+    classes: int
+    head_width: int = 256
+    light_width: int = 64
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+def segformer_config(variant: str, classes: int) -> SegformerConfig:
+    """The published sizes of ``variant`` ("b0" ... "b5"): head width 256 for B0 and B1, 768 above."""
+    return SegformerConfig(MIT_VARIANTS[variant], classes, 256 if variant in ("b0", "b1") else 768)
+
+
+def build_segformer(config: SegformerConfig) -> Segmenter:
+    """Builds a SegFormer with freshly drawn weights (seed torch before the call)."""
+    network = Segmenter(
+        [MiTStage(config.encoder, index) for index in range(4)],
+        AllMLPHead(config.encoder.widths, config.head_width, config.classes),
+        LightHead(config.encoder.widths[0], config.light_width, config.classes),
+        config.mean,
+        config.std,
+    )
+    network.apply(init_weights)
+    return network
