@@ -1,0 +1,82 @@
+"""Every weather event by name. A new event is one file with an effect, one row here, one test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from streams.weather.effect import Effect
+from streams.weather.fog import Fog
+from streams.weather.rain import Rain
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of an event as a user writes it.
+
+    Attributes:
+        key: Name in a schedule, such as ``rate``.
+        field: Keyword of the factory, such as ``rate_mm_h``.
+        unit: Unit, or an empty string.
+        description: One line.
+    """
+
+    key: str
+    field: str
+    unit: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class WeatherEvent:
+    """One kind of weather.
+
+    Attributes:
+        name: Key in `EVENTS` and in schedules.
+        factory: Builds the effect from keyword arguments; raises `streams.errors.StreamError` for bad values.
+        description: One line for lists.
+        parameters: What a schedule may set; the first is the one that a bare number means (``rain: 50``).
+    """
+
+    name: str
+    factory: Callable[..., Effect]
+    description: str
+    parameters: tuple[Parameter, ...]
+
+    def build(self, options: dict[str, Any]) -> Effect:
+        """The effect with ``options`` given by parameter key; unknown keys are the caller's business."""
+        fields = {parameter.key: parameter.field for parameter in self.parameters}
+        return self.factory(**{fields[key]: value for key, value in options.items()})
+
+
+EVENTS: dict[str, WeatherEvent] = {
+    event.name: event
+    for event in (
+        WeatherEvent(
+            "rain",
+            Rain,
+            "streaks of falling drops and the haze of those too small to see",
+            (
+                Parameter("rate", "rate_mm_h", "mm/h", "rain rate; 25 is heavy, 200 a cloudburst"),
+                Parameter("match_mean", "match_mean", "", "keep the mean brightness of the frame"),
+                Parameter("gain", "gain", "", "brightness of streaks; 1 is true to energy and faint"),
+                Parameter("exposure", "exposure_ms", "ms", "exposure time; longer makes longer streaks"),
+                Parameter("wind", "wind_mps", "m/s", "sideways wind, positive to the right"),
+                Parameter("ripple", "ripple", "", "vary the brightness along streaks"),
+            ),
+        ),
+        WeatherEvent(
+            "fog",
+            Fog,
+            "loss of contrast with distance, by visibility",
+            (
+                Parameter("visibility", "visibility_m", "m", "distance at which contrast falls to the threshold"),
+                Parameter("contrast", "contrast_threshold", "", "contrast that defines visibility, 0.05 or 0.02"),
+                Parameter("refine", "refine", "", "smooth transmission along image edges"),
+                Parameter("patchiness", "patchiness", "", "share by which density varies in drifting banks"),
+                Parameter("mist", "mist", "", "scatter blue more than red"),
+            ),
+        ),
+    )
+}

@@ -1,0 +1,58 @@
+"""Weather over one stream segment: statistics from its first clear frame, then a pure function a frame."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.frame import Scene
+from streams.weather.effect import Metadata
+from streams.weather.parse import Weather
+from streams.weather.render import render_weather
+from streams.weather.view import Moment, SceneStatistics, estimate_statistics
+
+
+class WeatherStream:
+    """Renders one weather onto the frames of one segment (a domain visit).
+
+    The only state is what the first clear frame of the segment fixes, so a run that resumes in the middle builds the
+    same object from that frame and goes on with identical bytes. Frames may be rendered in any order.
+
+    Attributes:
+        weather: Effects in order.
+        seed: Seed of the weather.
+        ego_speed_mps: Forward speed of the camera, constant over the segment.
+        sky_id: Id of sky in labels of scenes that come with depth; None never reads labels.
+        statistics: Airlight and the like.
+    """
+
+    def __init__(
+        self,
+        weather: Weather,
+        seed: int,
+        segment_first_scene: Scene,
+        *,
+        ego_speed_mps: float = 0.0,
+        sky_id: int | None = None,
+    ) -> None:
+        self.weather = weather
+        self.seed = seed
+        self.ego_speed_mps = ego_speed_mps
+        self.sky_id = sky_id
+        self.statistics: SceneStatistics = estimate_statistics(segment_first_scene, sky_id)
+
+    def render(
+        self, scene: Scene, *, frame_index: int, t_seconds: float
+    ) -> tuple[NDArray[np.uint8], tuple[Metadata, ...]]:
+        """The frame under this weather.
+
+        Args:
+            scene: A clear frame of the segment.
+            frame_index: Index in the stream.
+            t_seconds: Time since the start of the segment, or any clock that runs through it.
+
+        Returns:
+            ``(H, W, 3)`` uint8 RGB (``scene.image`` itself in clear weather) and one record an effect.
+        """
+        moment = Moment(frame_index, t_seconds, self.seed, self.ego_speed_mps)
+        return render_weather(scene, self.weather, moment, self.statistics, self.sky_id)
