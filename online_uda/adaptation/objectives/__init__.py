@@ -1,0 +1,1 @@
+"""Losses: functions from logits, labels and features to a scalar."""

@@ -1,0 +1,1 @@
+"""Labels that a network's own predictions stand in for."""

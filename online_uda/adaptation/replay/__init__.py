@@ -1,0 +1,1 @@
+"""Labelled source images kept for replay, and how they are drawn."""

@@ -1,0 +1,1 @@
+"""When to learn: detectors of domain shift and training budgets."""
