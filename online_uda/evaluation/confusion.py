@@ -1,0 +1,151 @@
+"""Confusion matrices and the scores read from them.
+
+The field's mIoU comes from one matrix summed over all frames of a domain visit, never from an average of per-frame
+scores (specs/protocols.md section 1). Matrices are ``(C, C)`` int64 with rows = truth and columns = prediction.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from online_uda.errors import UserError
+from streams.frame import IGNORE_ID
+
+if TYPE_CHECKING:
+    import torch
+
+    IdMap: TypeAlias = NDArray[np.integer] | torch.Tensor
+
+Matrix: TypeAlias = NDArray[np.int64]
+
+# Pixels counted at a time: bincount widens its input to int64, and a strip keeps that copy at 1 MiB for any frame size.
+_STRIP_PIXELS = 1 << 17
+
+
+def _is_tensor(value: object) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _as_bytes(ids: NDArray[np.integer], what: str) -> NDArray[np.uint8]:
+    if ids.dtype != np.uint8 and not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"{what} must hold integer class ids, got dtype {ids.dtype}")
+    if ids.dtype != np.uint8 and ids.size and (ids.min() < 0 or ids.max() > IGNORE_ID):
+        raise ValueError(f"{what} holds ids {ids.min()}..{ids.max()}; ids lie in 0..{IGNORE_ID}")
+    return np.asarray(ids, dtype=np.uint8)
+
+
+def _joint_histogram_numpy(label: NDArray[np.integer], prediction: NDArray[np.integer]) -> Matrix:
+    truth, predicted = _as_bytes(label, "label").ravel(), _as_bytes(prediction, "prediction").ravel()
+    counts = np.zeros(256 * 256, dtype=np.int64)
+    for start in range(0, truth.size, _STRIP_PIXELS):
+        strip = slice(start, start + _STRIP_PIXELS)
+        pair = truth[strip].astype(np.uint16)
+        pair <<= 8
+        pair |= predicted[strip]
+        found = np.bincount(pair)
+        counts[: found.size] += found
+    return counts.reshape(256, 256)
+
+
+def _joint_histogram_torch(label: torch.Tensor, prediction: torch.Tensor) -> Matrix:
+    import torch
+
+    for what, ids in (("label", label), ("prediction", prediction)):
+        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise ValueError(f"{what} must hold integer class ids, got dtype {ids.dtype}")
+        if ids.dtype != torch.uint8 and ids.numel() and (int(ids.min()) < 0 or int(ids.max()) > IGNORE_ID):
+            raise ValueError(f"{what} holds ids {int(ids.min())}..{int(ids.max())}; ids lie in 0..{IGNORE_ID}")
+    pair = label.reshape(-1).to(torch.int32) * 256 + prediction.reshape(-1).to(torch.int32)
+    return torch.bincount(pair, minlength=256 * 256).cpu().numpy().reshape(256, 256)
+
+
+def confusion_matrix(label: IdMap, prediction: IdMap, classes: int) -> Matrix:
+    """Count how often each class is predicted on each class of the truth.
+
+    Args:
+        label: ``(H, W)`` integer train ids, numpy or torch; 255 is ignored.
+        prediction: ``(H, W)`` integer train ids in ``0..classes - 1``, numpy or torch, of the label's size. With a
+            tensor among the two, the count runs on its device (the prediction's, if both are tensors).
+        classes: Number of classes C, at most 255.
+
+    Returns:
+        ``(C, C)`` int64 numpy array, rows = truth, columns = prediction.
+
+    Raises:
+        UserError: The label holds an id that is neither a class nor 255.
+        ValueError: The sizes differ, or the prediction holds an id that is no class.
+    """
+    if not 0 < classes <= IGNORE_ID:
+        raise ValueError(f"classes must lie in 1..{IGNORE_ID}, got {classes}")
+    if tuple(label.shape) != tuple(prediction.shape):
+        raise ValueError(
+            f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in size; "
+            "predictions are scored at the label's own size"
+        )
+    if _is_tensor(label) or _is_tensor(prediction):
+        import torch
+
+        predicted = torch.as_tensor(prediction, device=None if _is_tensor(prediction) else label.device)
+        joint = _joint_histogram_torch(torch.as_tensor(label, device=predicted.device), predicted)
+    else:
+        joint = _joint_histogram_numpy(np.asarray(label), np.asarray(prediction))
+    # Every id pair was counted, so ids outside the class set show up here at no extra pass over the pixels.
+    strangers = np.flatnonzero(joint[classes:IGNORE_ID].any(axis=1)) + classes
+    if strangers.size:
+        raise UserError(
+            f"label ids {strangers.tolist()} are outside the {classes} classes; "
+            f"map them to a class or to {IGNORE_ID} (ignore)"
+        )
+    if joint[:, classes:].any():
+        wrong = np.flatnonzero(joint[:, classes:].any(axis=0)) + classes
+        raise ValueError(f"predicted ids {wrong.tolist()} are outside the {classes} classes")
+    return joint[:classes, :classes].copy()
+
+
+def intersection_union(matrix: Matrix) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return per-class pixel counts ``(intersection, union, truth)``, each ``(..., C)``, of ``(..., C, C)`` counts."""
+    intersection = np.diagonal(matrix, axis1=-2, axis2=-1).copy()
+    truth = matrix.sum(axis=-1)
+    union = truth + matrix.sum(axis=-2) - intersection
+    return intersection, union, truth
+
+
+def iou_from_counts(
+    intersection: NDArray[np.int64], union: NDArray[np.int64], truth: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """IoU in percent, ``(..., C)`` float64, from per-class counts; NaN for classes without ground-truth pixels."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(truth > 0, 100.0 * intersection / union, np.nan)
+
+
+def iou_per_class(matrix: Matrix) -> NDArray[np.float64]:
+    """Intersection over union of every class, in percent.
+
+    Absent-class rule (specs/protocols.md section 1): a class counts only if the matrix holds ground-truth pixels of
+    it. Predicting an absent class is not scored as a class with IoU 0; its pixels still cost the class they belong to.
+
+    Args:
+        matrix: ``(C, C)`` counts, rows = truth.
+
+    Returns:
+        ``(C,)`` float64 in 0..100; NaN for classes without ground-truth pixels.
+    """
+    return iou_from_counts(*intersection_union(matrix))
+
+
+def present_mean(iou: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the last axis without the NaN of absent classes; NaN where no class is present."""
+    present = ~np.isnan(iou)
+    count = present.sum(axis=-1)
+    total = np.where(present, iou, 0.0).sum(axis=-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def mean_iou(matrix: Matrix) -> float:
+    """mIoU in percent: mean IoU over the classes with ground-truth pixels; NaN without any labelled pixel."""
+    return float(present_mean(iou_per_class(matrix)))
