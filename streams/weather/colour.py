@@ -1,7 +1,7 @@
 """sRGB to linear light and back, by interpolated tables that compiled kernels can inline.
 
-Every renderer blends in linear light and takes and gives sRGB values in [0, 1] (specs/weather.md, section 1). The tables
-have 1024 (decode) and 4096 (encode) steps; linear interpolation keeps both within 2e-5 of IEC 61966-2-1.
+Every renderer blends in linear light and takes and gives sRGB values in [0, 1] (specs/weather.md, section 1). The
+tables have 1024 (decode) and 4096 (encode) steps; linear interpolation keeps both within 2e-5 of IEC 61966-2-1.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def encode_with_histogram(
     for i in range(source.size):
         value = encode(source[i])
         target[i] = value
-        counts[min(np.int32(value * np.float32(HISTOGRAM_BINS)), HISTOGRAM_BINS - 1)] += 1
+        counts[min(int(value * HISTOGRAM_BINS), HISTOGRAM_BINS - 1)] += 1
     return out, counts
 
 

@@ -27,7 +27,7 @@ def mix(state: np.uint64) -> np.uint64:  # pragma: no cover
 
 
 @njit(cache=True)
-def uniform(key: np.uint64, a: np.int64, b: np.int64, c: np.int64) -> float:  # pragma: no cover
+def uniform(key: np.uint64, a: int, b: int, c: int) -> float:  # pragma: no cover
     """A number in [0, 1) that depends only on the key and three counters (each any int64)."""
     state = mix(mix(mix(key ^ np.uint64(a)) ^ np.uint64(b)) ^ np.uint64(c))
     return float(state >> _SHIFTS[3]) * (1.0 / 9007199254740992.0)

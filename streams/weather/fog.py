@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from streams.weather.colour import decode, encode
 from streams.weather.counter_rng import event_key, uniform
 from streams.weather.effect import Metadata, check_flag, check_number
+from streams.weather.ground_plane import DEPTH_CAP_M
 from streams.weather.guided_filter import guided_filter
 from streams.weather.view import View
 
@@ -19,7 +20,7 @@ _REFINE_RADIUS_PER_WIDTH = 20 / 1024
 _REFINE_EPSILON = 1e-3
 _BANK_SIZE_M = 20.0
 _OCTAVES = 3
-_RAY_SAMPLES = 4
+_RAY_STEPS = 64
 _DRIFT_MPS = 1.0
 _MIST_TINT = (0.9, 1.0, 1.1)
 
@@ -125,16 +126,19 @@ def _patchy_transmission(
     depth_m: NDArray[np.float32], beta: float, patchiness: float, fx: float, cx: float, key: np.uint64,
     drift_m: float, driven_m: float,
 ) -> NDArray[np.float32]:  # fmt: skip  # pragma: no cover
-    """exp(-beta z (1 + patchiness n)) with n the mean of the noise at a few points along the ray."""
+    """exp(-integral of beta (1 + patchiness n) along the ray), integrated once a column in steps of about 4 m."""
     out = np.empty_like(depth_m)
     rows, columns = depth_m.shape
-    for row in range(rows):
-        for column in range(columns):
-            z = depth_m[row, column]
-            aside = (column + 0.5 - cx) / fx
-            noise = 0.0
-            for sample in range(_RAY_SAMPLES):
-                distance = z * (sample + 0.5) / _RAY_SAMPLES
-                noise += _value_noise(key, aside * distance - drift_m, distance + driven_m)
-            out[row, column] = math.exp(-beta * z * (1 + patchiness * noise / _RAY_SAMPLES))
+    optical = np.zeros(_RAY_STEPS + 1)
+    step_m = DEPTH_CAP_M / _RAY_STEPS
+    for column in range(columns):
+        aside = (column + 0.5 - cx) / fx
+        for k in range(_RAY_STEPS):
+            z = (k + 0.5) * step_m
+            noise = _value_noise(key, aside * z - drift_m, z + driven_m)
+            optical[k + 1] = optical[k] + beta * (1 + patchiness * noise) * step_m
+        for row in range(rows):
+            position = depth_m[row, column] / step_m
+            k = min(int(position), _RAY_STEPS - 1)
+            out[row, column] = math.exp(-optical[k] - (optical[k + 1] - optical[k]) * (position - k))
     return out

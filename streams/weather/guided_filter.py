@@ -35,7 +35,8 @@ def guided_filter(
     p = target.astype(np.float64)
 
     def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return cv2.boxFilter(values, -1, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT)
+        size = (2 * radius + 1, 2 * radius + 1)
+        return np.asarray(cv2.boxFilter(values, -1, size, borderType=cv2.BORDER_REFLECT), np.float64)
 
     mr, mg, mb, mp = mean(r), mean(g), mean(b), mean(p)
     rr, gg, bb = mean(r * r) - mr * mr + epsilon, mean(g * g) - mg * mg + epsilon, mean(b * b) - mb * mb + epsilon
@@ -51,5 +52,5 @@ def guided_filter(
     offset = mp - ar * mr - ag * mg - ab * mb
     fit = np.stack([mean(ar), mean(ag), mean(ab), mean(offset)], axis=-1).astype(np.float32)
     if step > 1:
-        fit = cv2.resize(fit, (width, height), interpolation=cv2.INTER_LINEAR)
+        fit = np.asarray(cv2.resize(fit, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
     return fit[..., 0] * guide[..., 0] + fit[..., 1] * guide[..., 1] + fit[..., 2] * guide[..., 2] + fit[..., 3]

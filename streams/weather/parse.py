@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from streams.errors import StreamError
 from streams.weather.effect import Effect
@@ -35,7 +36,7 @@ def parse_effect(event: str, options: object = None) -> Effect:
         raise StreamError(f"weather: unknown event {event!r}{_hint(str(event), EVENTS)}; known: {', '.join(EVENTS)}")
     registered = EVENTS[event]
     if isinstance(registered.factory, type) and isinstance(options, registered.factory):
-        return options
+        return cast(Effect, options)
     keys = [parameter.key for parameter in registered.parameters]
     if options is None:
         given: Mapping[object, object] = {}

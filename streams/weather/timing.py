@@ -1,0 +1,62 @@
+"""How long weather takes: the median over frames of every event at one size, on the cores the process is given.
+
+taskset -c 0 python -m streams.weather.timing 1024 512
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import cv2
+import numpy as np
+
+from streams.frame import Scene
+from streams.weather.ground_plane import DEPTH_CAP_M, default_intrinsics, ground_plane_depth
+from streams.weather.parse import parse_weather
+from streams.weather.stream import WeatherStream
+
+_CASES: tuple[dict[str, object], ...] = (
+    {"rain": 25},
+    {"rain": 100},
+    {"rain": 200},
+    {"fog": 150},
+    {"fog": {"visibility": 150, "refine": False}},
+    {"fog": {"visibility": 150, "patchiness": 0.4}},
+)
+
+
+def street_scene(width: int, height: int) -> Scene:
+    """A textured street canyon with depth, for timings and for pictures when no town is at hand."""
+    depth = ground_plane_depth(height, width).copy()
+    sky = depth >= 0.9 * DEPTH_CAP_M
+    texture = np.random.default_rng(0).normal(0, 12, (height, width, 1))
+    shade = np.where(np.arange(height)[:, None] < height / 2, 105, 75)[..., None] + texture
+    image = np.where(sky[..., None], np.array([190, 205, 225]), np.clip(shade, 0, 255)).astype(np.uint8)
+    return Scene(image, None, np.where(sky, np.inf, depth).astype(np.float32), default_intrinsics(height, width))
+
+
+def measure(width: int, height: int, frames: int = 20) -> list[tuple[str, float]]:
+    """Median milliseconds a frame of every case, the first frame (tables, compilation) left out."""
+    scene, rows = street_scene(width, height), []
+    for case in _CASES:
+        segment = WeatherStream(parse_weather(case), 0, scene, ego_speed_mps=8.0)
+        spent_ms = []
+        for index in range(frames + 1):
+            start = time.perf_counter()
+            segment.render(scene, frame_index=index, t_seconds=index / 30)
+            spent_ms.append((time.perf_counter() - start) * 1000)
+        rows.append((str(case), float(np.median(spent_ms[1:]))))
+    return rows
+
+
+def main(arguments: list[str]) -> None:
+    """Print the table for ``WIDTH HEIGHT``."""
+    cv2.setNumThreads(1)
+    width, height = (int(value) for value in arguments or ("1024", "512"))
+    for case, median_ms in measure(width, height):
+        print(f"{width}x{height}  {median_ms:6.1f} ms  {case}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
