@@ -15,24 +15,9 @@ from online_uda.evaluation.prequential import MAX_FAULT_EXAMPLES, PrequentialEva
 from streams.frame import ClassSet, Truth
 
 CLASSES = ClassSet("toy3", ("road", "car", "sky"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)))
-VISITS = ("clear", "rain", "clear")
 
 
-def frames(per_visit=8, seed=0):
-    """Yields (index, truth, adapted, frozen); both networks fail more in the rain, the adapted one less."""
-    rng = np.random.default_rng(seed)
-    for index in range(per_visit * len(VISITS)):
-        visit = index // per_visit
-        label = rng.integers(0, 3, (6, 9)).astype(np.uint8)
-        label[0, :3] = 255
-        wrong_frozen = rng.random(label.shape) < (0.5 if VISITS[visit] == "rain" else 0.2)
-        wrong = wrong_frozen & (rng.random(label.shape) < 0.7)
-        shown = label % 3
-        adapted, frozen = (np.where(w, (shown + 1) % 3, shown).astype(np.uint8) for w in (wrong, wrong_frozen))
-        yield index, Truth(VISITS[visit], visit, label), adapted, frozen
-
-
-def test_visit_scores_equal_the_offline_computation():
+def test_visit_scores_equal_the_offline_computation(frames):
     evaluator = PrequentialEvaluator(CLASSES)
     stacks = {}
     for index, truth, adapted, frozen in frames():
@@ -55,7 +40,7 @@ def test_visit_scores_equal_the_offline_computation():
     assert evaluator.boundaries == [8, 16]
 
 
-def test_harm_counts_follow_the_frame_scores():
+def test_harm_counts_follow_the_frame_scores(frames):
     evaluator = PrequentialEvaluator(CLASSES)
     pairs = []
     for index, truth, adapted, frozen in frames():
@@ -65,7 +50,7 @@ def test_harm_counts_follow_the_frame_scores():
     assert sum(v.below for v in evaluator.visits) == sum(a < f for a, f in pairs)
 
 
-def test_frozen_method_passes_one_array_for_both():
+def test_frozen_method_passes_one_array_for_both(frames):
     evaluator = PrequentialEvaluator(CLASSES)
     for index, truth, adapted, _ in frames():
         score = evaluator.update(index, truth, adapted, adapted)
@@ -133,7 +118,7 @@ def test_refused_frames_leave_the_score_untouched():
     assert str(evaluator.state_dict()) == before
 
 
-def test_state_survives_a_weights_only_file_bit_for_bit():
+def test_state_survives_a_weights_only_file_bit_for_bit(frames):
     whole, first = PrequentialEvaluator(CLASSES), PrequentialEvaluator(CLASSES)
     for index, truth, adapted, frozen in frames():
         whole.update(index, truth, adapted, frozen)

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_prequential import CLASSES, frames
 
 from online_uda.evaluation.latency import LatencyMeter
 from online_uda.evaluation.prequential import PrequentialEvaluator
 from online_uda.evaluation.summary import build_summary, json_safe
-from streams.frame import Truth
+from streams.frame import ClassSet, Truth
 
+CLASSES = ClassSet("toy3", ("road", "car", "sky"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)))
 NAMES = {"schedule": "toy", "method": "tent", "network": "tiny", "seed": 3}
 
 
-def scored_run(per_visit=12):
+def scored_run(frames, per_visit=12):
     evaluator, latency = PrequentialEvaluator(CLASSES), LatencyMeter()
     for index, truth, adapted, frozen in frames(per_visit):
         evaluator.update(index, truth, adapted, frozen)
@@ -32,8 +32,8 @@ def scored_run(per_visit=12):
     return evaluator, latency
 
 
-def test_summary_holds_what_the_contract_names():
-    evaluator, latency = scored_run()
+def test_summary_holds_what_the_contract_names(frames):
+    evaluator, latency = scored_run(frames)
     summary = json.loads(json.dumps(build_summary(evaluator, latency, **NAMES), allow_nan=False))
     assert summary["schema"] == "online_uda.summary/1"
     assert {key: summary[key] for key in NAMES} == NAMES
@@ -60,8 +60,8 @@ def test_summary_holds_what_the_contract_names():
     assert "harmonic mean" in summary["hmean_rule"]
 
 
-def test_window_changes_the_recovery_windows():
-    evaluator, latency = scored_run(per_visit=30)
+def test_window_changes_the_recovery_windows(frames):
+    evaluator, latency = scored_run(frames, per_visit=30)
     windows = [build_summary(evaluator, latency, **NAMES, window=w)["recovery"][0]["window"] for w in (2, 50)]
     assert windows == [2, 5]
 
@@ -94,8 +94,8 @@ def test_an_empty_or_unlabelled_run_has_a_summary_too():
     assert (summary["faults"], summary["fault_examples"]) == (1, [{"frame": 1, "reason": "torn file"}])
 
 
-def test_extra_entries_are_added_but_replace_nothing():
-    evaluator, latency = scored_run()
+def test_extra_entries_are_added_but_replace_nothing(frames):
+    evaluator, latency = scored_run(frames)
     assert build_summary(evaluator, latency, **NAMES, extra={"interrupted": True})["interrupted"] is True
     with pytest.raises(ValueError, match="replace summary keys: frames, hmean"):
         build_summary(evaluator, latency, **NAMES, extra={"hmean": 99.0, "frames": 1})

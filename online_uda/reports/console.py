@@ -1,0 +1,97 @@
+"""The console: a progress bar with the live score on stderr, the final table on stdout."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+from typing import Any, TextIO
+
+from online_uda.reports.record import FrameRecord
+from online_uda.reports.table import score, signed, summary_table
+
+
+class ConsoleSink:
+    """A progress bar on a terminal, a line a visit elsewhere; at the end the table of `summary_table`.
+
+    Args:
+        total_frames: Frames the run will have, or None if unknown.
+        start_frame: Frames that were done before a resume.
+        progress: Where the bar or the lines go; standard error by default.
+        output: Where the table goes; standard output by default.
+    """
+
+    name = "console"
+
+    def __init__(
+        self,
+        total_frames: int | None = None,
+        start_frame: int = 0,
+        progress: TextIO | None = None,
+        output: TextIO | None = None,
+    ) -> None:
+        self._total = total_frames
+        self._start = start_frame
+        self._progress = progress or sys.stderr
+        self._output = output or sys.stdout
+        self._bar: Any = None
+        self._last: FrameRecord | None = None
+        self._frames = self._updates = 0
+
+    def __enter__(self) -> ConsoleSink:
+        if self._progress.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=self._total, initial=self._start, file=self._progress, unit="frame", dynamic_ncols=True,
+                mininterval=0.2,
+            )  # fmt: skip
+        return self
+
+    def write(self, record: FrameRecord) -> None:
+        """Advance the bar, or print the visit that has just ended."""
+        if self._last is not None and record.visit != self._last.visit:
+            self._visit_line()
+        self._last = record
+        self._frames += 1
+        self._updates += record.updated
+        if self._bar is not None:
+            self._bar.set_postfix_str(
+                f"{record.domain} adapted {score(record.visit_miou)} frozen {score(record.visit_miou_frozen)}",
+                refresh=False,
+            )
+            self._bar.update(1)
+
+    def _visit_line(self) -> None:
+        last = self._last
+        if last is not None and self._bar is None:
+            gain = None
+            if last.visit_miou is not None and last.visit_miou_frozen is not None:
+                gain = last.visit_miou - last.visit_miou_frozen
+            done = f"{last.frame + 1}/{self._total}" if self._total else str(last.frame + 1)
+            print(
+                f"frame {done}  visit {last.visit + 1} {last.domain}: adapted {score(last.visit_miou)}, "
+                f"frozen {score(last.visit_miou_frozen)} ({signed(gain)}), {self._updates} updates "
+                f"in {self._frames} frames",
+                file=self._progress,
+                flush=True,
+            )
+        self._frames = self._updates = 0
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Close the bar and print the table."""
+        self._visit_line()
+        self._last = None
+        self._close_bar()
+        colour = self._output.isatty() and "NO_COLOR" not in os.environ
+        print("\n" + summary_table(summary, colour=colour), file=self._output, flush=True)
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            bar, self._bar = self._bar, None
+            bar.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close_bar()

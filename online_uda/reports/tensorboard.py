@@ -1,0 +1,175 @@
+"""TensorBoard: scores per domain, signal and detections, losses, latency, and panels where something happened.
+
+Tags (step = frame index), a fixed schema:
+    ``<domain>/miou``, ``<domain>/miou_frozen``, ``<domain>/gain``: score of the visit so far, percent and points
+    ``<domain>/frame_miou``, ``<domain>/frame_miou_frozen``: score of one frame, percent
+    ``signal/value``, ``signal/detected``, ``signal/boundary``, ``signal/agreement``
+    ``update/updated``, ``update/lr``, ``loss/<name>``, ``latency_ms/predict|adapt|frame``
+    ``panels/<visit>_<domain>/start|end``, ``panels/detected``: image, truth, frozen, adapted
+    ``summary``: the final table as text
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from online_uda.reports.panels import compose_panel
+from online_uda.reports.record import FrameRecord
+from online_uda.reports.table import summary_table
+from streams.frame import ClassSet
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+def domain_tag(domain: str) -> str:
+    """Name of a domain as the first part of a tag: slashes would open a new group."""
+    return domain.replace("/", "_")
+
+
+def custom_layout(domains: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
+    """Layout of the Custom Scalars page: adapted against frozen for every domain first, then the rest.
+
+    Returns:
+        Category to chart to ``["Multiline", [tag regex, ...]]`` as `SummaryWriter.add_custom_scalars` takes it.
+    """
+    tags = [domain_tag(domain) for domain in domains]
+    return {
+        "Adapted against frozen": {
+            tag: ["Multiline", [rf"^{re.escape(tag)}/miou$", rf"^{re.escape(tag)}/miou_frozen$"]] for tag in tags
+        },
+        "Signal and detections": {
+            "domain-shift signal": ["Multiline", [r"^signal/value$", r"^signal/detected$", r"^signal/boundary$"]],
+            "agreement with frozen": ["Multiline", [r"^signal/agreement$"]],
+            "updates": ["Multiline", [r"^update/updated$"]],
+        },
+        "Losses": {"losses": ["Multiline", [r"^loss/.*"]], "learning rate": ["Multiline", [r"^update/lr$"]]},
+        "Latency": {"latency in ms": ["Multiline", [r"^latency_ms/.*"]]},
+    }
+
+
+class TensorBoardSink:
+    """Writes TensorBoard event files.
+
+    Args:
+        log_dir: Folder of the event files.
+        classes: Label space, for the colours of the panels.
+        domains: Domains known beforehand; others join the layout when the run ends.
+        purge_step: First frame that a resumed run writes again; TensorBoard hides what was written from there on.
+        max_panels: Most panels a run writes.
+        tile_width: Width of one of a panel's four tiles, in pixels.
+    """
+
+    name = "tensorboard"
+
+    def __init__(
+        self,
+        log_dir: Path,
+        classes: ClassSet,
+        domains: Iterable[str] = (),
+        purge_step: int | None = None,
+        max_panels: int = 48,
+        tile_width: int = 320,
+    ) -> None:
+        self._log_dir = Path(log_dir)
+        self._classes = classes
+        self._domains = list(dict.fromkeys(domains))
+        self._purge_step = purge_step
+        self._panels_left = max_panels
+        self._tile_width = tile_width
+        self._last: FrameRecord | None = None
+        self._drawn: set[int] = set()
+        self._latest_domain: str | None = None
+        self._writer: SummaryWriter | None = None
+
+    def __enter__(self) -> TensorBoardSink:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        self._writer = SummaryWriter(str(self._log_dir), purge_step=self._purge_step, flush_secs=10)
+        if self._domains:
+            self._writer.add_custom_scalars(custom_layout(self._domains))
+        return self
+
+    def write(self, record: FrameRecord) -> None:
+        """Write the frame's scalars, and a panel where a visit starts or ends or a change was announced."""
+        writer, step, domain = self._opened(), record.frame, domain_tag(record.domain)
+        gain = None
+        if record.visit_miou is not None and record.visit_miou_frozen is not None:
+            gain = record.visit_miou - record.visit_miou_frozen
+        changed = self._latest_domain is not None and record.domain != self._latest_domain
+        scalars: dict[str, float | None] = {
+            f"{domain}/miou": record.visit_miou,
+            f"{domain}/miou_frozen": record.visit_miou_frozen,
+            f"{domain}/gain": gain,
+            f"{domain}/frame_miou": record.miou,
+            f"{domain}/frame_miou_frozen": record.miou_frozen,
+            "signal/value": record.signal,
+            "signal/detected": float(record.detected),
+            "signal/boundary": float(changed),
+            "signal/agreement": record.agreement,
+            "update/updated": float(record.updated),
+            "update/lr": record.lr,
+            "latency_ms/predict": record.predict_ms,
+            "latency_ms/adapt": record.adapt_ms,
+            "latency_ms/frame": record.frame_ms,
+            **{f"loss/{name}": value for name, value in record.losses.items()},
+        }
+        for tag, value in scalars.items():
+            if value is not None:
+                writer.add_scalar(tag, value, step)
+        self._latest_domain = record.domain
+        if record.domain not in self._domains:
+            self._domains.append(record.domain)
+        if record.images is not None:
+            self._draw_events(record)
+
+    def _draw_events(self, record: FrameRecord) -> None:
+        started = self._last is None or record.visit != self._last.visit
+        if started:
+            self._draw_visit_end()
+            self._draw(record, f"panels/{_visit_tag(record)}/start")
+        if record.detected:
+            self._draw(record, "panels/detected")
+        self._last = record
+
+    def _draw_visit_end(self) -> None:
+        if self._last is not None:
+            self._draw(self._last, f"panels/{_visit_tag(self._last)}/end")
+
+    def _draw(self, record: FrameRecord, tag: str) -> None:
+        if self._panels_left <= 0 or record.frame in self._drawn:
+            return
+        self._panels_left -= 1
+        self._drawn.add(record.frame)
+        panel = compose_panel(record, self._classes.palette, self._tile_width)
+        self._opened().add_image(tag, panel, record.frame, dataformats="HWC")
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write the last visit's end, the layout of every domain seen, and the final table."""
+        writer = self._opened()
+        self._draw_visit_end()
+        writer.add_custom_scalars(custom_layout(self._domains))
+        text = "\n".join("    " + line for line in summary_table(summary).splitlines())
+        writer.add_text("summary", text, int(summary.get("frames") or 0))
+        writer.flush()
+
+    def _opened(self) -> SummaryWriter:
+        if self._writer is None:
+            raise ValueError("the TensorBoard report is not open")
+        return self._writer
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            writer.close()
+
+
+def _visit_tag(record: FrameRecord) -> str:
+    return f"{record.visit:02d}_{domain_tag(record.domain)}"
