@@ -73,6 +73,14 @@ def readable_problems(model: type[BaseModel], data: Any, error: ValidationError)
     return _explain(_Node(model), data, (), faults)
 
 
+class KeyedErrors(ValueError):
+    """Several faults that one validator found."""
+
+    def __init__(self, errors: Sequence[KeyedError]) -> None:
+        super().__init__("; ".join(map(str, errors)))
+        self.errors = tuple(errors)
+
+
 @dataclass(frozen=True)
 class _Fault:
     rest: tuple[str | int, ...]  # what is left of pydantic's location, union labels included
@@ -172,7 +180,10 @@ def _explain(node: _Node, data: Any, path: KeyPath, faults: Sequence[_Fault]) ->
     problems: list[Problem] = []
     children: dict[str | int, list[_Fault]] = defaultdict(list)
     for fault in faults:
-        if not fault.rest:
+        cause = fault.context.get("error")
+        if not fault.rest and isinstance(cause, KeyedErrors):
+            problems += [Problem((*path, *part.path), str(part), at_key=part.at_key) for part in cause.errors]
+        elif not fault.rest:
             problems.append(_leaf(node, path, fault))
         elif len(fault.rest) == 1 and fault.kind in ("extra_forbidden", "missing"):
             problems.append(_key_fault(node, path, fault))

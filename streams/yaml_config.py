@@ -16,11 +16,20 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from streams._messages import KeyedError, KeyPath, Problem, format_path, one_line, readable_problems, unknown_name
+from streams._messages import (
+    KeyedError,
+    KeyedErrors,
+    KeyPath,
+    Problem,
+    format_path,
+    one_line,
+    readable_problems,
+    unknown_name,
+)
 from streams._yaml_reader import ConfigError, Reader
 
 __all__ = [
-    "ConfigError", "ConfigModel", "KeyedError", "Located",
+    "ConfigError", "ConfigModel", "KeyedError", "KeyedErrors", "Located",
     "build", "from_mapping", "load_yaml", "unknown_name", "with_overrides",
 ]  # fmt: skip
 

@@ -1,0 +1,194 @@
+"""Domain schedules: which source under which weather, for how many frames, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from streams.classes import CITYSCAPES_19, CLASS_SETS
+from streams.errors import StreamError
+from streams.frame import ClassSet
+from streams.sources.folder import scan_folder
+from streams.yaml_config import ConfigModel, KeyedError, KeyedErrors, build, load_yaml, unknown_name
+
+SCHEDULES = Path(__file__).resolve().parents[1] / "configs" / "schedules"
+LIST_COMMAND = "run_stream.py --list schedules"
+SOURCE_KEYS = ("folder", "town")
+
+
+class Town(ConfigModel):
+    """The built-in town as a source.
+
+    Attributes:
+        route: ``shared``: every visit drives the same streets with the same traffic, so that only the weather differs;
+            ``per_visit``: each visit has streets of its own.
+        seed: Chooses the route; None takes the run's seed.
+    """
+
+    route: Literal["shared", "per_visit"] = "shared"
+    seed: int | None = Field(None, ge=0, lt=2**31)
+
+
+def _town(value: Any) -> Any:
+    if value is False:
+        raise ValueError("write 'town: true' or name another source")
+    return {} if value is True else value
+
+
+class Visit(ConfigModel):
+    """One stay in a domain: a source, a weather, a length.
+
+    Attributes:
+        domain: Name under which scores are kept, such as ``rain50``.
+        folder: Folder of frames (``images/`` and optional ``labels/``, or images alone); absolute once loaded.
+        town: The built-in town, unlimited.
+        weather: Events in the order of application, such as ``{rain: 50}``; empty is clear.
+        frames: Length; None takes the schedule's, or the whole folder.
+    """
+
+    domain: str = Field(min_length=1)
+    folder: Path | None = None
+    town: Annotated[Town | None, BeforeValidator(_town)] = None
+    weather: dict[str, Any] = Field(default_factory=dict)
+    frames: int | None = Field(None, ge=1)
+
+    @field_validator("folder")
+    @classmethod
+    def _resolve(cls, folder: Path | None, info: ValidationInfo) -> Path | None:
+        if folder is None:
+            return None
+        return Path((info.context or {}).get("base", ".")).absolute() / folder.expanduser()
+
+    @field_validator("weather")
+    @classmethod
+    def _check_weather(cls, weather: dict[str, Any]) -> dict[str, Any]:
+        if not weather:
+            return weather
+        from streams.weather import EVENTS, parse_weather  # compiled code: only where there is weather
+
+        errors = []
+        for event, options in weather.items():
+            if event not in EVENTS:
+                errors.append(KeyedError(unknown_name("weather", event, EVENTS), event, at_key=True))
+                continue
+            try:
+                parse_weather({event: options})
+            except StreamError as error:
+                errors.append(KeyedError(str(error), event))
+        if errors:
+            raise KeyedErrors(errors)
+        return weather
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Visit:
+        given = [key for key in SOURCE_KEYS if getattr(self, key) is not None]
+        if len(given) != 1:
+            found = f"got {' and '.join(given)}" if given else "got none"
+            raise ValueError(f"a visit names one source ({' or '.join(SOURCE_KEYS)}), {found}")
+        if self.folder is not None:
+            try:
+                available = len(scan_folder(self.folder).images)
+            except StreamError as error:
+                raise KeyedError(str(error), "folder") from None
+            if self.frames is not None and self.frames > available:
+                raise KeyedError(f"asks for {self.frames} frames, {self.folder} has {available}", "frames")
+        return self
+
+
+class Schedule(ConfigModel):
+    """A stream as written in a YAML file.
+
+    Attributes:
+        name: For reports; the file's name where the file gives none.
+        description: One line for ``--list schedules``.
+        classes: Name of the class set of labels and scores, a key of `streams.classes.CLASS_SETS`.
+        size: Height and width of frames; None: folders keep their own, the town takes 256 x 512.
+        fps: Frames per second; the clock of weather and traffic.
+        frames: Length of visits that give none; a folder with fewer is taken whole.
+        visits: At least one.
+    """
+
+    name: str = ""
+    description: str = ""
+    classes: str = CITYSCAPES_19.name
+    size: tuple[Annotated[int, Field(ge=32, le=8192)], Annotated[int, Field(ge=32, le=8192)]] | None = None
+    fps: float = Field(10.0, gt=0, le=1000)
+    frames: int | None = Field(None, ge=1)
+    visits: tuple[Visit, ...]
+
+    @property
+    def class_set(self) -> ClassSet:
+        """Names and ids of `classes`."""
+        return CLASS_SETS[self.classes]
+
+    @field_validator("classes")
+    @classmethod
+    def _check_classes(cls, name: str) -> str:
+        if name not in CLASS_SETS:
+            raise ValueError(unknown_name("class set", name, CLASS_SETS))
+        return name
+
+    @model_validator(mode="after")
+    def _check_visits(self) -> Schedule:
+        if not self.visits:
+            raise KeyedError("a schedule needs at least one visit", "visits")
+        errors = []
+        for index, visit in enumerate(self.visits):
+            if visit.town is None:
+                continue
+            if self.classes != CITYSCAPES_19.name:
+                message = f"the town is labelled in {CITYSCAPES_19.name}, this schedule in {self.classes}"
+                errors.append(KeyedError(message, "visits", index, "town"))
+            if visit.frames is None and self.frames is None:
+                errors.append(
+                    KeyedError("the town has no end; give 'frames' here or for the schedule", "visits", index)
+                )
+        if errors:
+            raise KeyedErrors(errors)
+        return self
+
+
+def load_schedule(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Schedule:
+    """Reads a schedule by name or file; folders are relative to the file and are checked to hold frames.
+
+    Args:
+        name_or_path: Name in configs/schedules, or path of a YAML file.
+        overrides: ``dotted.key=value`` texts, such as ``visits.0.frames=20``.
+
+    Raises:
+        ConfigError: Every fault of the file, one a line.
+        StreamError: No such schedule.
+    """
+    path = find_schedule(name_or_path)
+    schedule = build(Schedule, load_yaml(path), overrides, context={"base": path.absolute().parent})
+    return schedule if schedule.name else schedule.model_copy(update={"name": path.stem})
+
+
+def find_schedule(name_or_path: str | Path) -> Path:
+    """The file of a schedule: a path where it looks like one, else a name in configs/schedules.
+
+    Raises:
+        StreamError: Neither; names near matches and the command that lists all.
+    """
+    text = str(name_or_path)
+    path = Path(text).expanduser()
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        try:
+            if path.exists():
+                return path
+        except (OSError, ValueError):
+            pass
+        raise StreamError(f"{text!r}: no such schedule file")
+    named = {file.stem: file for file in SCHEDULES.glob("*.yaml")}
+    if text not in named:
+        raise StreamError(unknown_name("schedule", text, named, f"{LIST_COMMAND} shows all"))
+    return named[text]
+
+
+def list_schedules() -> list[tuple[str, str]]:
+    """Name and description of every schedule in configs/schedules, by name."""
+    named = sorted(SCHEDULES.glob("*.yaml"))
+    return [(file.stem, str(load_yaml(file).data.get("description", ""))) for file in named]

@@ -1,0 +1,230 @@
+"""Plays a schedule: every item is a pure function of (schedule, seed, size, index), so a run can resume anywhere."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams._prefetch import Prefetcher
+from streams.errors import StreamError
+from streams.frame import ClassSet, Frame, Scene, StreamItem, Truth
+from streams.schedule import Schedule, Visit
+from streams.sources.folder import FolderSource, scan_folder
+from streams.sources.images import FrameFault
+from streams.sources.town import TOWN_SIZE, TownSource, route_seed
+from streams.weather import CLEAR, Weather, WeatherStream, parse_weather
+
+
+class Source(Protocol):
+    """Frames by index within a visit; the label is handed out apart from what the runtime may see."""
+
+    size: tuple[int, int]
+
+    def read(self, index: int) -> tuple[Scene, NDArray[np.uint8] | None]:
+        """Raises `FrameFault` for a frame that cannot be had, `StreamError` for a fault of the user's."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class VisitPlan:
+    """A domain visit as it will be played.
+
+    Attributes:
+        domain: Name of the domain.
+        visit: Position in the schedule, from 0.
+        first: Stream index of its first frame.
+        frames: Number of frames, bad ones included.
+    """
+
+    domain: str
+    visit: int
+    first: int
+    frames: int
+
+
+class Stream:
+    """The frames of a schedule with their truth.
+
+    Opening checks every source: structure, sizes, and the ids of some labels. Iterating twice, from anywhere, with or
+    without prefetch gives the same bytes.
+
+    Args:
+        schedule: From `streams.schedule.load_schedule`.
+        seed: Chooses the town's route and the weather's drops.
+        size: Height and width of frames; None takes the schedule's, else a folder's own or the town's 256 x 512.
+            Labels of folders always keep their own size.
+        frames: Upper bound on the frames of each visit.
+        prefetch: Items made ahead in a background thread; 0 makes each when it is asked for.
+
+    Raises:
+        StreamError: A source is faulty, or an argument out of range.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        seed: int = 0,
+        size: tuple[int, int] | None = None,
+        frames: int | None = None,
+        prefetch: int = 0,
+    ) -> None:
+        if frames is not None and frames < 1:
+            raise StreamError(f"frames: a visit needs at least 1 frame, got {frames}")
+        if size is not None and min(size) < 32:
+            raise StreamError(f"size: height and width must be at least 32, got {size[0]} x {size[1]}")
+        if seed < 0 or prefetch < 0:
+            raise StreamError(f"seed and prefetch must be 0 or more, got {seed} and {prefetch}")
+        self.schedule = schedule
+        self.seed = seed
+        self._size = size or schedule.size
+        self._prefetch = prefetch
+        self._folders: dict[str, FolderSource] = {}
+        self.visits = self._plan(frames)
+        self._active: weakref.WeakSet[Prefetcher[StreamItem]] = weakref.WeakSet()
+
+    @property
+    def classes(self) -> ClassSet:
+        """Names and ids of the labels."""
+        return self.schedule.class_set
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of the schedule's clock."""
+        return self.schedule.fps
+
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """Stream index of the first frame of every visit whose domain differs from the visit before."""
+        pairs = zip(self.visits, self.visits[1:], strict=False)
+        return tuple(after.first for before, after in pairs if before.domain != after.domain)
+
+    def __len__(self) -> int:
+        return self.visits[-1].first + self.visits[-1].frames
+
+    def __iter__(self) -> Iterator[StreamItem]:
+        return self.iterate()
+
+    def __getitem__(self, index: int) -> StreamItem:
+        """Item `index`; costs the opening of its visit, so iterate where many are wanted."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"stream index {index} is not in 0 to {len(self) - 1}")
+        return next(self._items(index))
+
+    def iterate(self, start: int = 0) -> Iterator[StreamItem]:
+        """Items from `start` to the end; `start` equal to the length gives none.
+
+        Raises:
+            StreamError: `start` lies outside; later, a label is faulty.
+        """
+        if not 0 <= start <= len(self):
+            raise StreamError(f"a stream of {len(self)} frames cannot start at frame {start}")
+        items = self._items(start)
+        if not self._prefetch:
+            return items
+        ahead = Prefetcher(items, self._prefetch)
+        self._active.add(ahead)
+        return ahead
+
+    def close(self) -> None:
+        """Stops the background threads of all iterations."""
+        for ahead in list(self._active):
+            ahead.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _plan(self, cap: int | None) -> tuple[VisitPlan, ...]:
+        plans: list[VisitPlan] = []
+        first = 0
+        for index, visit in enumerate(self.schedule.visits):
+            frames = visit.frames or self.schedule.frames
+            if visit.folder is not None:
+                available = len(self._folder(visit))
+                if visit.frames is not None and visit.frames > available:
+                    raise StreamError(f"visits.{index}: asks for {frames} frames, {visit.folder} has {available}")
+                frames = min(frames or available, available)
+            if frames is None:
+                raise StreamError(f"visits.{index}: give 'frames'; this source has no end")
+            frames = min(frames, cap or frames)
+            plans.append(VisitPlan(visit.domain, index, first, frames))
+            first += frames
+        return tuple(plans)
+
+    def _folder(self, visit: Visit) -> FolderSource:
+        """One source a folder, however often it is visited: its files are checked once."""
+        assert visit.folder is not None
+        key = str(visit.folder)
+        if key not in self._folders:
+            self._folders[key] = FolderSource(scan_folder(visit.folder), self.classes, self._size)
+        return self._folders[key]
+
+    def _items(self, start: int) -> Iterator[StreamItem]:
+        towns: dict[int, TownSource] = {}  # of this iteration alone: a drive may keep scratch memory
+        for plan in self.visits:
+            if start >= plan.first + plan.frames:
+                continue
+            visit = self.schedule.visits[plan.visit]
+            player = _VisitPlayer(plan, visit, self._source(plan, visit, towns), self.seed, self.fps)
+            for index in range(max(start, plan.first), plan.first + plan.frames):
+                yield player.item(index)
+
+    def _source(self, plan: VisitPlan, visit: Visit, towns: dict[int, TownSource]) -> Source:
+        if visit.town is None:
+            return self._folder(visit)
+        own_visit = plan.visit if visit.town.route == "per_visit" else None
+        seed = route_seed(self.seed, visit.town.seed, own_visit)
+        if seed not in towns:
+            towns.clear()  # one town in memory at a time
+            towns[seed] = TownSource(seed, self._size or TOWN_SIZE, self.fps)
+        return towns[seed]
+
+
+class _VisitPlayer:
+    """Items of one visit; the weather's scene statistics come from the visit's first readable frame."""
+
+    def __init__(self, plan: VisitPlan, visit: Visit, source: Source, seed: int, fps: float) -> None:
+        self._plan = plan
+        self._source = source
+        self._seed = seed
+        self._fps = fps
+        self._weather: Weather = parse_weather(visit.weather) if visit.weather else CLEAR
+        self._segment: WeatherStream | None = None
+
+    def item(self, index: int) -> StreamItem:
+        plan = self._plan
+        try:
+            scene, label = self._source.read(index - plan.first)
+        except FrameFault as fault:
+            return StreamItem(index, None, Truth(plan.domain, plan.visit, None), str(fault))
+        timestamp_s = index / self._fps
+        image = self._render(scene, index, timestamp_s)
+        return StreamItem(index, Frame(index, image, timestamp_s), Truth(plan.domain, plan.visit, label))
+
+    def _render(self, scene: Scene, index: int, timestamp_s: float) -> NDArray[np.uint8]:
+        if not self._weather.effects:
+            return scene.image
+        if self._segment is None:
+            self._segment = WeatherStream(self._weather, self._seed, self._first_scene(scene))
+        # The stream's clock, not the visit's: the same road under the same rain twice meets other drops.
+        image, _ = self._segment.render(scene, frame_index=index, t_seconds=timestamp_s)
+        return image
+
+    def _first_scene(self, fallback: Scene) -> Scene:
+        for index in range(self._plan.frames):
+            try:
+                return self._source.read(index)[0]
+            except FrameFault:
+                continue
+        return fallback
