@@ -71,22 +71,32 @@ def blur_kernel_size(side: int) -> int:
     return tenth if tenth % 2 else tenth - 1
 
 
-def _kernel(side: int, sigma: float, like: Tensor) -> Tensor:
+def _half_kernel(side: int, sigma: float) -> list[float]:
+    """Weights of a normalised Gaussian kernel at the distances 0, 1, 2 ... from its centre."""
     # Beyond 6 sigma a weight is below 2e-8 of the peak and vanishes in float32, so the tail is not computed.
     radius = min((blur_kernel_size(side) - 1) // 2, math.ceil(6.0 * sigma))
-    position = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    weights = torch.exp(-0.5 * (position / sigma) ** 2)
-    return (weights / weights.sum()).to(like)
+    weights = [math.exp(-0.5 * (distance / sigma) ** 2) for distance in range(radius + 1)]
+    total = weights[0] + 2.0 * math.fsum(weights[1:])
+    return [weight / total for weight in weights]
+
+
+def _blur_along(padded: Tensor, dim: int, weights: list[float]) -> Tensor:
+    """Weighted sum of shifted views along one dimension, which loses its padding; depthwise conv2d is far slower."""
+    radius = len(weights) - 1
+    length = padded.shape[dim] - 2 * radius
+    blurred = padded.narrow(dim, radius, length) * weights[0]
+    for distance in range(1, radius + 1):
+        blurred.add_(padded.narrow(dim, radius - distance, length), alpha=weights[distance])
+        blurred.add_(padded.narrow(dim, radius + distance, length), alpha=weights[distance])
+    return blurred
 
 
 def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     """Blur ``(3, H, W)`` with a Gaussian of standard deviation ``sigma`` pixels, mirrored at the borders."""
-    channels, height, width = image.shape
-    down, across = _kernel(height, sigma, image), _kernel(width, sigma, image)
-    y, x = len(down) // 2, len(across) // 2
-    padded = F.pad(image.unsqueeze(0), (x, x, y, y), mode="reflect")
-    blurred = F.conv2d(padded, across.expand(channels, 1, 1, -1), groups=channels)
-    return F.conv2d(blurred, down.view(-1, 1).expand(channels, 1, -1, 1), groups=channels).squeeze(0)
+    down, across = _half_kernel(image.shape[-2], sigma), _half_kernel(image.shape[-1], sigma)
+    y, x = len(down) - 1, len(across) - 1
+    padded = F.pad(image.unsqueeze(0), (x, x, y, y), mode="reflect").squeeze(0)
+    return _blur_along(_blur_along(padded, -1, across), -2, down)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -50,11 +52,12 @@ def test_gradient_is_probability_minus_target() -> None:
 
 
 @pytest.mark.parametrize("mean_over", ["all", "valid"])
-def test_all_ignored_is_zero_with_zero_gradient(mean_over: str) -> None:
+def test_all_ignored_is_zero_with_zero_gradient(mean_over: Literal["all", "valid"]) -> None:
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
     loss = cross_entropy(logits, torch.full((1, 2, 2), 255, dtype=torch.uint8), mean_over=mean_over)
     loss.backward()
     assert loss.item() == 0.0
+    assert logits.grad is not None
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 

@@ -64,6 +64,7 @@ def test_value_and_gradient_match_the_reference(options: dict[str, Any], argumen
     loss.backward()
     expected.backward()
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-12, rtol=0)
+    assert ours.grad is not None
     assert ours.grad.abs().max() > 1e-4
 
 
@@ -111,6 +112,7 @@ def test_nothing_kept_is_zero_with_zero_gradient(options: dict[str, Any]) -> Non
     loss = entropy_loss(logits, max_entropy=0.4, **options)
     loss.backward()
     assert loss.item() == 0.0
+    assert logits.grad is not None
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 

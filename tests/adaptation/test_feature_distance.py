@@ -42,6 +42,7 @@ def test_distance_and_gradient_in_double_precision() -> None:
     mask = torch.rand(2, 3, 4, generator=generator) < 0.4
     loss = feature_distance(features, anchors, mask)
     loss.backward()
+    assert features.grad is not None
     difference = (features - anchors).detach().double().numpy()
     norms = np.sqrt((difference**2).sum(axis=1))
     inside = mask.numpy()
@@ -56,6 +57,7 @@ def test_check_13_identical_features_give_zero() -> None:
     loss = feature_distance(features, features.detach().clone(), torch.ones(1, 4, 4, dtype=torch.bool))
     loss.backward()
     assert loss.item() == 0.0
+    assert features.grad is not None
     assert torch.equal(features.grad, torch.zeros_like(features))
 
 
@@ -64,4 +66,5 @@ def test_check_13_empty_mask_gives_zero_and_no_gradient() -> None:
     loss = feature_distance(features, torch.zeros(1, 8, 4, 4), torch.zeros(1, 4, 4, dtype=torch.bool))
     loss.backward()
     assert loss.item() == 0.0
+    assert features.grad is not None
     assert torch.equal(features.grad, torch.zeros_like(features))

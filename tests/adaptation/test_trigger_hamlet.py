@@ -152,8 +152,8 @@ def test_check_5_learning_rate(value: float, lr: float) -> None:
 
 
 def test_check_5_head_multiplier_survives_a_change() -> None:
-    body, head = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.AdamW([{"params": [body]}, {"params": [head], "lr_scale": 10.0}], lr=1.0)
+    groups: list[dict[str, Any]] = [{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)], "lr_scale": 10.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1.0)
     for lr in (1.5e-5, 6e-5):
         set_learning_rate(optimizer, lr)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([lr, 10 * lr])
