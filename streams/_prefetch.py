@@ -19,11 +19,61 @@ class _End:
         self.error = error
 
 
+class Worker(Generic[T]):
+    """The thread and its queue; it knows nothing of the `Prefetcher`, whose disappearance can therefore stop it."""
+
+    def __init__(self, items: Iterator[T], depth: int) -> None:
+        self._items = items
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stream-prefetch", daemon=True)
+        self.ready: queue.Queue[T | _End] = queue.Queue(maxsize=depth)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the thread was told to end."""
+        return self._stop.is_set()
+
+    def tell_to_stop(self) -> None:
+        """Asks the thread to end after the item in its hand; returns at once."""
+        self._stop.set()
+
+    def stop(self) -> None:
+        """Asks the thread to end and waits until it has."""
+        self._stop.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        end = _End(None)
+        try:
+            for item in self._items:
+                if not self._put(item):
+                    return
+        except BaseException as error:
+            end = _End(error)
+        self._put(end)
+
+    def _put(self, entry: T | _End) -> bool:
+        while not self._stop.is_set():
+            try:
+                self.ready.put(entry, timeout=_POLL_S)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+
 class Prefetcher(Generic[T]):
     """Iterates over `items` in order while a thread stays at most `depth` items ahead.
 
-    An exception of `items` is raised at its place in the order. The thread ends with the items, at `close`, or when
-    the prefetcher is no longer referenced from outside.
+    An exception of `items` is raised at its place in the order. The thread ends with the items, at `close`, or soon
+    after the prefetcher is no longer referenced.
 
     Args:
         items: Only the thread touches it from now on.
@@ -31,25 +81,16 @@ class Prefetcher(Generic[T]):
     """
 
     def __init__(self, items: Iterator[T], depth: int) -> None:
-        self._queue: queue.Queue[T | _End] = queue.Queue(maxsize=depth)
-        self._stop = threading.Event()
-        self._done = False
-        # The thread holds the queue and the event but not this object, so that __del__ can still end it.
-        self._thread = threading.Thread(
-            target=_fill, args=(items, self._queue, self._stop), name="stream-prefetch", daemon=True
-        )
-        self._thread.start()
+        self.worker: Worker[T] = Worker(items, depth)
 
     def __iter__(self) -> Prefetcher[T]:
         return self
 
     def __next__(self) -> T:
-        while not self._done:
+        while not self.worker.stopping:
             try:
-                entry = self._queue.get(timeout=_POLL_S)
+                entry = self.worker.ready.get(timeout=_POLL_S)
             except queue.Empty:
-                if self._stop.is_set():
-                    break
                 continue
             if not isinstance(entry, _End):
                 return entry
@@ -60,10 +101,7 @@ class Prefetcher(Generic[T]):
 
     def close(self) -> None:
         """Stops the thread and waits for it; further `next` calls end the iteration."""
-        self._done = True
-        self._stop.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        self.worker.stop()
 
     def __enter__(self) -> Prefetcher[T]:
         return self
@@ -74,25 +112,4 @@ class Prefetcher(Generic[T]):
         self.close()
 
     def __del__(self) -> None:
-        self._stop.set()
-
-
-def _fill(items: Iterator[T], ready: queue.Queue[T | _End], stop: threading.Event) -> None:
-    end = _End(None)
-    try:
-        for item in items:
-            if not _put(item, ready, stop):
-                return
-    except BaseException as error:
-        end = _End(error)
-    _put(end, ready, stop)
-
-
-def _put(entry: T | _End, ready: queue.Queue[T | _End], stop: threading.Event) -> bool:
-    while not stop.is_set():
-        try:
-            ready.put(entry, timeout=_POLL_S)
-        except queue.Full:
-            continue
-        return True
-    return False
+        self.worker.tell_to_stop()

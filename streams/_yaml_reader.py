@@ -13,6 +13,7 @@ from streams.errors import StreamError
 
 MAX_DEPTH = 32
 MAX_NODES = 20_000
+_LARGEST = 2**63 - 1
 
 _INT = re.compile(r"[-+]?[0-9]+")
 _HEX = re.compile(r"0x[0-9a-fA-F]+")
@@ -158,7 +159,7 @@ class Reader:
         try:
             return _plain_scalar(text)
         except ValueError:
-            self.problems.append(f"{self._place(event.start_mark)}: the number is too long")
+            self.problems.append(f"{self._place(event.start_mark)}: the number is too large")
             return 0
 
     def _count(self, nodes: int, event: yaml.Event) -> None:
@@ -178,14 +179,20 @@ class Reader:
 def _plain_scalar(text: str) -> Any:
     if text in _WORDS:
         return _WORDS[text]
-    if len(text) > 400 and (_FLOAT.fullmatch(text) or _HEX.fullmatch(text)):
-        raise ValueError("too long")
     if _INT.fullmatch(text):
-        return int(text)
+        return _bounded(text, 10)
     if _HEX.fullmatch(text) or _OCTAL.fullmatch(text):
-        return int(text, 0)
+        return _bounded(text, 0)
     if _FLOAT.fullmatch(text):
         return float(text)
     if match := _INFINITY.fullmatch(text):
         return float(f"{match[1]}inf")
     return text
+
+
+def _bounded(text: str, base: int) -> int:
+    """A whole number of at most 64 bits; what follows may then turn it into a float without a thought."""
+    number = int(text, base) if len(text) < 64 else _LARGEST + 1
+    if abs(number) > _LARGEST:
+        raise ValueError("too large")
+    return number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,7 +61,9 @@ class Visit(ConfigModel):
     def _resolve(cls, folder: Path | None, info: ValidationInfo) -> Path | None:
         if folder is None:
             return None
-        return Path((info.context or {}).get("base", ".")).absolute() / folder.expanduser()
+        with suppress(RuntimeError):  # ~name of nobody on this machine: then it is a folder's own name
+            folder = folder.expanduser()
+        return Path((info.context or {}).get("base", ".")).absolute() / folder
 
     @field_validator("weather")
     @classmethod
@@ -176,11 +179,9 @@ def find_schedule(name_or_path: str | Path) -> Path:
     text = str(name_or_path)
     path = Path(text).expanduser()
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        try:
+        with suppress(OSError, ValueError):
             if path.exists():
                 return path
-        except (OSError, ValueError):
-            pass
         raise StreamError(f"{text!r}: no such schedule file")
     named = {file.stem: file for file in SCHEDULES.glob("*.yaml")}
     if text not in named:

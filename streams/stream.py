@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from streams._prefetch import Prefetcher
+from streams._prefetch import Prefetcher, Worker
 from streams.errors import StreamError
 from streams.frame import ClassSet, Frame, Scene, StreamItem, Truth
 from streams.schedule import Schedule, Visit
@@ -87,7 +86,7 @@ class Stream:
         self._prefetch = prefetch
         self._folders: dict[str, FolderSource] = {}
         self.visits = self._plan(frames)
-        self._active: weakref.WeakSet[Prefetcher[StreamItem]] = weakref.WeakSet()
+        self._workers: list[Worker[StreamItem]] = []
 
     @property
     def classes(self) -> ClassSet:
@@ -129,13 +128,13 @@ class Stream:
         if not self._prefetch:
             return items
         ahead = Prefetcher(items, self._prefetch)
-        self._active.add(ahead)
+        self._workers = [worker for worker in self._workers if worker.alive] + [ahead.worker]
         return ahead
 
     def close(self) -> None:
         """Stops the background threads of all iterations."""
-        for ahead in list(self._active):
-            ahead.close()
+        for worker in self._workers:
+            worker.stop()
 
     def __enter__(self) -> Stream:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,7 +38,10 @@ class AllMLPHead(nn.Module):
         fused: Tensor | None = None
         for linear, weight, feature in zip(self.linears, weights, features, strict=True):
             projection = (weight @ linear.weight)[:, :, None, None]
-            part = upsample(F.conv2d(feature, projection, weight @ linear.bias), size)
+            part = F.conv2d(feature, projection, weight @ linear.bias)
+            # Autocast would lift the resize to float32, which doubles the cost of the largest maps of the network.
+            with torch.autocast(feature.device.type, enabled=False):
+                part = upsample(part, size)
             fused = part if fused is None else fused + part
         assert fused is not None
         return self.classifier(self.dropout(F.relu(self.norm(fused))))

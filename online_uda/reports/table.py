@@ -31,7 +31,7 @@ def summary_table(summary: dict[str, Any], colour: bool = False) -> str:
         colour: Paint the differences green and red with terminal codes.
     """
     title = ("visit", "domain", "frames", "frozen", "adapted", "diff", "updates")
-    visits = [
+    visits: list[Row] = [
         (
             str(visit["visit"] + 1), visit["domain"], str(visit["frames"]), score(visit["miou_frozen"]),
             score(visit["miou"]), signed(visit["gain"]), str(visit["updates"]),
@@ -71,7 +71,7 @@ def _minus(a: float | None, b: float | None) -> float | None:
 
 
 def _aligned(*blocks: list[Row], colour: bool) -> list[str]:
-    """Lines of the blocks in common columns, with a rule between blocks; the second column is text, the rest figures."""
+    """Lines of the blocks in common columns, with rules between blocks; the second column is text, the rest figures."""
     widths = [max(len(row[i]) for block in blocks for row in block) for i in range(len(blocks[0][0]))]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     lines = []

@@ -51,6 +51,13 @@ def scan_folder(path: Path, *, need_labels: bool = False) -> FolderFiles:
     Raises:
         StreamError: Missing or empty folder, an image without label, a label without image, two images of one stem.
     """
+    try:
+        return _scan(path, need_labels)
+    except OSError as error:
+        raise StreamError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _scan(path: Path, need_labels: bool) -> FolderFiles:
     if not path.exists():
         raise StreamError(f"{path}: no such folder")
     if not path.is_dir():

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from streams.errors import StreamError
 from streams.schedule import SCHEDULES, Schedule, find_schedule, list_schedules, load_schedule
 from streams.weather import parse_weather
-from streams.yaml_config import ConfigError
+from streams.yaml_config import ConfigError, build, from_mapping
 
 
 def write(tmp_path: Path, text: str, name: str = "s.yaml") -> Path:
@@ -143,3 +146,26 @@ def test_the_storms_have_the_published_steps() -> None:
     assert rain.frames == 60
     assert [visit.domain for visit in rain.visits][:3] == ["clear", "rain25", "rain50"]
     assert ladder(load_schedule("cs2fog"), "fog") == [0, 750, 375, 150, 75, 150, 375, 750, 0]
+
+
+KEYS = st.sampled_from(
+    ["classes", "visits", "size", "fps", "frames", "domain", "folder", "town", "weather", "rain", "fog", "rate",
+     "route", "seed", "visibility", "~nobody/x"]
+)  # fmt: skip
+LEAVES = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats()
+    | st.sampled_from(["camvid11", "shared", "day", ".", "/", "~nobody", "x" * 300])
+)  # fmt: skip
+TREES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4))
+VISITS = st.lists(st.dictionaries(KEYS, TREES, max_size=4) | TREES, max_size=3)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(KEYS, TREES, max_size=4), VISITS)
+def test_fuzzed_schedules_raise_nothing_but_config_errors(tree: dict[str, Any], visits: list[Any]) -> None:
+    message = "fuzz"
+    try:
+        build(Schedule, from_mapping({**tree, "visits": visits}, "fuzz"))
+    except ConfigError as error:
+        message = str(error)
+    assert all(line.startswith("fuzz") for line in message.split("\n"))

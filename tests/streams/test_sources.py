@@ -209,6 +209,7 @@ def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
         scan_folder(path)
 
 
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
 @pytest.mark.parametrize("keep", [0, 3, 60, -200])
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp", "tif"])
 def test_truncated_images_are_faults(tmp_path: Path, suffix: str, keep: int) -> None:

@@ -152,7 +152,7 @@ BOMB = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
         ("? [1, 2]\n: 3", "a key must be plain text"),
         ('rate: "\\UFFFFFFFF"', "not valid YAML"),
         ('name: "a\\0b"', "control characters"),
-        ("steps: " + "9" * 9000, "number is too long"),
+        ("steps: " + "9" * 9000, "number is too large"),
         (b"\xff\xfe\x00a", "not UTF-8"),
         (b"\x89PNG\r\n\x1a\n\x00", "not UTF-8"),
         (b"rate: \x01", "not text"),
