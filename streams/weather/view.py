@@ -91,7 +91,8 @@ def complete_depth(scene: Scene, fill_depth_m: float, sky_id: int | None = None)
         ``(H, W)`` float32 metres in (0, 255].
     """
     if scene.depth_m is None:
-        return ground_plane_depth(*scene.image.shape[:2], scene.intrinsics)
+        # A copy, because compiled kernels would be built a second time for the read-only array of the cache.
+        return ground_plane_depth(*scene.image.shape[:2], scene.intrinsics).copy()
     depth = _fill(np.ascontiguousarray(scene.depth_m, np.float32), np.float32(DEPTH_CAP_M), np.float32(fill_depth_m))
     if sky_id is not None and scene.label is not None:
         depth[(scene.label == sky_id) & ~(scene.depth_m > 0)] = DEPTH_CAP_M
