@@ -111,7 +111,8 @@ def _facts(summary: dict[str, Any]) -> list[str]:
         facts.append(("faults", f"{summary['faults']} frames could not be used and were never learned from"))
     for failure in summary.get("sink_failures", ()):
         facts.append(("report", f"{failure['sink']} failed at frame {failure['frame']}: {failure['error']}"))
-    return [f"{name:<10}{text}" for name, text in facts]
+    width = max(len(name) for name, _ in facts)
+    return [f"{name:<{width}}  {text}" for name, text in facts]
 
 
 def verdict(summary: dict[str, Any]) -> str:
