@@ -36,7 +36,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             image.load()
             if image.mode.startswith(("I", "F")):
                 return _grey_to_rgb(np.asarray(image), path)
-            return np.asarray(image.convert("RGB"))
+            return np.array(image.convert("RGB"))  # a copy: torch warns of read-only memory
     except FrameFault:
         raise
     except Exception as error:  # decoders answer broken files with any kind of exception
@@ -96,7 +96,7 @@ def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
     """
     if image.shape[:2] == size:
         return image
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    return np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def resize_label(label: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -108,7 +108,7 @@ def resize_label(label: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
     """
     if label.shape == size:
         return label
-    return np.asarray(Image.fromarray(label).resize(size[::-1], Image.Resampling.NEAREST))
+    return np.array(Image.fromarray(label).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def _turned(file: Image.Image) -> int:

@@ -125,6 +125,8 @@ def test_a_folder_hands_out_frames_and_labels_at_their_own_size(make_folder: Cal
     assert label is not None
     assert np.array_equal(label, read_label(root / "labels" / "frame_3.png", CAMVID_11))
     assert len(source) == 6
+    assert scene.image.flags.writeable
+    assert FolderSource(scan_folder(root), CAMVID_11).read(0)[0].image.flags.writeable
 
 
 def test_replay_pairs_have_one_size(make_folder: Callable[..., Path]) -> None:
