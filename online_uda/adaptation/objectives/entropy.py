@@ -1,7 +1,7 @@
 """Entropy of predictions as a loss: TENT's mean, ETA's filter and weights, and a balance over predicted classes.
 
-TENT: Wang et al. 2021; ETA / EATA: Niu et al. 2022 (specs/methods.md, section 3). Filters and weights are constants of a
-step: the gradient runs through the entropies alone.
+TENT: Wang et al. 2021; ETA / EATA: Niu et al. 2022 (specs/methods.md, section 3). Filters and weights get no gradient:
+it runs through the entropies alone.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import math
 
 import torch
 from torch import Tensor
-
-ETA_MAX_ENTROPY = 0.4
 
 
 def pixel_entropy(logits: Tensor) -> Tensor:
