@@ -1,0 +1,314 @@
+"""Cut-outs: which part of a person, cycle, crown, car side or sign lies at (u, v); 0 where one sees past it.
+
+Figures are built from parts placed along their heading and projected on the billboard: a part at distance ``a`` ahead
+lies at ``u = a * q``, q being the cosine between heading and the right of the camera (1: seen from the side).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.city import _prims as P
+from streams.city._math import kernel, noise, rnd, segment_distance
+
+HAIR, SKIN, TOP, LEGS, SHOES, BAG = 1, 2, 3, 4, 5, 6
+TYRE, SPOKES, METAL, SEAT, LAMP_PART, PAINT_PART = 8, 9, 10, 11, 12, 13
+BODY, GLASS, WHEEL, RIM, DARK, TRIM, BOX_PART = 1, 2, 3, 4, 5, 6, 7
+
+
+@kernel
+def person(u: float, v: float, height: float, q: float, phase: float, walking: float, seed: int) -> int:
+    s = 1.75 / height
+    u *= s
+    v *= s
+    front = 1.0 - abs(q)
+    wide = 1.0 + 0.35 * (rnd(seed, 1) - 0.4)
+    hx = u - 0.05 * q
+    hy = v - 1.61
+    head = (hx / 0.10) ** 2 + (hy / 0.135) ** 2
+    if head < 1.0:
+        return HAIR if hy > 0.045 or hx * q < -0.055 * abs(q) else SKIN
+    if head < 2.1 and rnd(seed, 2) < 0.4 and v > 1.40 and hx * q < 0.03 and v < 1.70:
+        return HAIR
+    swing = math.sin(phase) * walking
+    if rnd(seed, 3) < 0.35:
+        bx = u + 0.22 * q
+        if abs(bx) < 0.11 + 0.09 * front and 0.98 < v < 1.42:
+            return BAG
+    top = 0.78 + 0.10 * rnd(seed, 4)
+    if 0.45 < rnd(seed, 5) < 0.62:
+        top = 0.50  # a coat
+    if top < v < 1.46:
+        half = (0.125 + 0.075 * front) * wide
+        if v > 1.34:
+            half *= 1.0 - (v - 1.34) * 3.2
+        if v < 0.85:
+            half *= 1.0 + (0.85 - v) * 0.4
+        if abs(u) < half:
+            return TOP
+    for side in (-1.0, 1.0):
+        ax = side * 0.235 * front * wide
+        reach = side * 0.26 * swing * q
+        d = segment_distance(u, v, ax * 0.9, 1.38, ax + reach, 0.88)
+        if d < 0.062:
+            return TOP if v > 0.94 else SKIN
+    for side in (-1.0, 1.0):
+        hip = side * 0.085 * (0.35 + 0.65 * front)
+        foot = hip - side * 0.34 * swing * q
+        lift = 0.06 * max(0.0, -side * math.cos(phase)) * walking
+        d = segment_distance(u, v, hip, 0.86, foot, 0.08 + lift)
+        if d < 0.092 - 0.03 * (0.9 - v):
+            return LEGS if v > 0.11 + lift else SHOES
+        if segment_distance(u, v, foot, 0.04 + lift, foot + 0.13 * q, 0.035 + lift) < 0.05:
+            return SHOES
+    if rnd(seed, 6) < 0.18 and 0.42 < v < 0.90 and abs(u) < 0.15 + (0.9 - v) * 0.22:
+        return LEGS  # a skirt
+    return 0
+
+
+@kernel
+def _rider(u: float, v: float, q: float, phase: float, motor: bool, seed: int) -> int:
+    front = 1.0 - abs(q)
+    hip_a, hip_v, sh_a, sh_v, hand_a, hand_v = -0.20, 0.98, 0.14, 1.46, 0.44, 1.08
+    if motor:
+        hip_a, hip_v, sh_a, sh_v, hand_a, hand_v = -0.22, 0.88, 0.06, 1.38, 0.42, 1.02
+    hx = u - (sh_a + 0.10) * q
+    hy = v - (sh_v + 0.21)
+    if (hx / 0.115) ** 2 + (hy / 0.145) ** 2 < 1.0:
+        return HAIR if hy > -0.01 or motor else SKIN
+    if segment_distance(u, v, hip_a * q, hip_v + 0.04, sh_a * q, sh_v - 0.06) < 0.135 + 0.055 * front:
+        return TOP
+    for side in (-1.0, 1.0):
+        lateral = side * 0.24 * front
+        if segment_distance(u, v, sh_a * q + lateral * 0.8, sh_v - 0.05, hand_a * q + lateral * 1.1, hand_v) < 0.06:
+            return TOP
+        turn = phase + (math.pi if side > 0 else 0.0)
+        foot_a = 0.05 + 0.16 * math.cos(turn)
+        foot_v = 0.30 + 0.16 * math.sin(turn)
+        if motor:
+            foot_a, foot_v = 0.0, 0.32
+        knee_a = 0.5 * (hip_a + foot_a) + 0.26
+        knee_v = 0.5 * (hip_v + foot_v) + 0.08
+        lateral = side * 0.11 * (0.3 + 0.7 * front)
+        if segment_distance(u, v, hip_a * q + lateral * 0.6, hip_v, knee_a * q + lateral, knee_v) < 0.088:
+            return LEGS
+        if segment_distance(u, v, knee_a * q + lateral, knee_v, foot_a * q + lateral, foot_v) < 0.066:
+            return LEGS if v > foot_v + 0.03 else SHOES
+    return 0
+
+
+@kernel
+def _wheel(u: float, v: float, a: float, q: float, radius: float, thick: float) -> float:
+    """Distance from the hub in wheel radii; above 1 outside."""
+    rx = max(radius * abs(q), thick)
+    du = (u - a * q) / rx
+    dv = (v - radius) / radius
+    return math.sqrt(du * du + dv * dv)
+
+
+@kernel
+def bike(u: float, v: float, q: float, phase: float, kind: int, seed: int) -> int:
+    """A cycle: kind 0 parked bicycle, 1 with rider, 2 parked motorcycle, 3 with rider. Riders are parts below 8."""
+    front = 1.0 - abs(q)
+    motor = kind >= 2
+    if kind == 1 or kind == 3:
+        part = _rider(u, v, q, phase, motor, seed)
+        if part > 0:
+            return part
+    if v > 1.45:
+        return 0
+    base = 0.70 if motor else 0.53
+    radius = 0.32 if motor else 0.35
+    for a in (-base, base):
+        r = _wheel(u, v, a, q, radius, 0.09 if motor else 0.045)
+        if r < 1.0:
+            if motor:
+                return TYRE if r > 0.62 or front > 0.8 else METAL
+            return TYRE if r > 0.84 or front > 0.8 else SPOKES
+    if motor:
+        if segment_distance(u, v, -0.12 * q, 0.40, 0.22 * q, 0.44) < 0.19 + 0.03 * front:
+            return METAL
+        if segment_distance(u, v, 0.02 * q, 0.80, 0.34 * q, 0.82) < 0.16 + 0.02 * front:
+            return PAINT_PART
+        if segment_distance(u, v, -0.72 * q, 0.82, -0.05 * q, 0.78) < 0.085 + 0.06 * front:
+            return SEAT
+        if segment_distance(u, v, 0.70 * q, 0.32, 0.44 * q, 0.96) < 0.06 + 0.05 * front:
+            return METAL
+        du = u - 0.52 * q
+        if du * du + (v - 0.86) ** 2 < 0.0169:
+            return LAMP_PART
+        if abs(u - 0.40 * q) < 0.05 + 0.36 * front and abs(v - 1.04) < 0.04:
+            return METAL
+        if segment_distance(u, v, 0.50 * q, 1.0, 0.40 * q, 1.28) < 0.04 + 0.14 * front:
+            return SEAT
+        return 0
+    t = 0.038
+    bottom = 0.32
+    if segment_distance(u, v, -0.05 * q, bottom, -0.22 * q, 0.92) < t:
+        return PAINT_PART
+    if segment_distance(u, v, -0.05 * q, bottom, 0.40 * q, 0.82) < t:
+        return PAINT_PART
+    if rnd(seed, 9) < 0.6 and segment_distance(u, v, -0.17 * q, 0.80, 0.38 * q, 0.88) < t:
+        return PAINT_PART
+    if segment_distance(u, v, -base * q, radius, -0.05 * q, bottom) < t * 0.8:
+        return PAINT_PART
+    if segment_distance(u, v, -base * q, radius, -0.18 * q, 0.78) < t * 0.8:
+        return PAINT_PART
+    if segment_distance(u, v, base * q, radius, 0.38 * q, 0.98) < t:
+        return METAL
+    if segment_distance(u, v, -0.34 * q, 0.97, -0.12 * q, 0.96) < 0.05 + 0.05 * front:
+        return SEAT
+    if abs(u - 0.40 * q) < 0.06 + 0.24 * front and abs(v - 1.06) < 0.038:
+        return METAL
+    if rnd(seed, 10) < 0.35 and abs(u - 0.62 * q) < 0.12 + 0.08 * front and 0.74 < v < 0.98:
+        return SEAT  # a basket
+    return 0
+
+
+@kernel
+def crown(tile: NDArray[np.float32], u: float, v: float, rx: float, ry: float, kind: int, seed: int) -> int:
+    """Leaves inside a ragged ellipse about the middle, or a ragged cone for conifers."""
+    ox = float(seed & 255)
+    oy = float((seed >> 8) & 255)
+    ragged = 0.16 * noise(tile, u * 9.0 + ox, v * 9.0 + oy)
+    if kind == 1:
+        t = (v + ry) / (2.0 * ry)
+        edge = abs(u) / (rx * (1.02 - t) + 0.05) + 0.12 * math.sin(t * 34.0)
+        return 1 if edge + ragged < 0.9 else 0
+    r = math.sqrt((u / rx) ** 2 + (v / ry) ** 2)
+    if r + ragged > 0.88:
+        return 0
+    if r > 0.55 and noise(tile, u * 26.0 + oy, v * 26.0 + ox) > 1.9 - r:
+        return 0
+    return 1
+
+
+@kernel
+def car_roofline(p: NDArray[np.float64], a: float, height: float) -> float:
+    """Height of the lower body (bonnet, waist, boot) at ``a`` (0 nose, 1 tail); see `meshes_vehicles`."""
+    hx, hy, nose, gy = p[P.PARAM], p[P.PARAM + 1], p[P.PARAM + 5], p[P.PARAM + 4]
+    if a < hx:
+        return height * (nose + (hy - nose) * a / hx)
+    return height * (hy + (gy - hy) * (a - hx) / (1.0 - hx))
+
+
+@kernel
+def car_side(p: NDArray[np.float64], u: float, v: float) -> int:
+    """Lower side of a car: u runs along its length; PARAM + 6 is the length, + 7 the height, negative if mirrored."""
+    length = p[P.PARAM + 6]
+    height = abs(p[P.PARAM + 7])
+    a = u / length
+    if p[P.PARAM + 7] < 0:
+        a = 1.0 - a
+    radius = 0.235 * height if height < 1.7 else 0.19 * height
+    for centre in (0.19, 0.80):
+        dx = (a - centre) * length
+        dy = v - radius
+        r2 = dx * dx + dy * dy
+        if r2 < radius * radius:
+            return RIM if r2 < 0.42 * radius * radius else WHEEL
+        if r2 < 1.45 * radius * radius and v < 0.62 * height:
+            return DARK
+    if v < 0.13 * height:
+        return 0
+    if v < 0.20 * height:
+        return DARK
+    if v > car_roofline(p, a, height):
+        return 0
+    if (a < 0.05 or a > 0.965) and 0.40 * height < v < 0.56 * height:
+        return TRIM
+    return BODY
+
+
+@kernel
+def car_cabin(p: NDArray[np.float64], u: float, v: float) -> int:
+    """Side windows between the pillars; v runs up the leaning side, PARAM + 5 is its height."""
+    length = p[P.PARAM + 6]
+    a = u / length
+    if p[P.PARAM + 7] < 0:
+        a = 1.0 - a
+    t = v / p[P.PARAM + 5]
+    hx, wx, rx, gx = p[P.PARAM], p[P.PARAM + 2], p[P.PARAM + 3], p[P.PARAM + 4]
+    front = hx + (wx - hx) * t
+    back = gx + (rx - gx) * t
+    if a < front or a > back:
+        return 0
+    if t > 0.88 or t < 0.06 or a < front + 0.022 or a > back - 0.03:
+        return BODY
+    middle = 0.5 * (wx + rx)
+    if abs(a - middle) < 0.012 or abs(a - (0.6 * rx + 0.4 * gx)) < 0.010:
+        return BODY
+    return GLASS
+
+
+@kernel
+def big_side(p: NDArray[np.float64], u: float, v: float) -> int:
+    """Side of a lorry, bus or tram: PARAM: length, skirt height, wheel radius, two to three axles along the length."""
+    length = p[P.PARAM]
+    skirt = p[P.PARAM + 1]
+    radius = p[P.PARAM + 2]
+    if radius > 0.0 and v < 2.6 * radius:
+        for k in range(3):
+            centre = p[P.PARAM + 3 + k]
+            if centre < 0.0:
+                continue
+            dx = u - centre * length
+            dy = v - radius
+            r2 = dx * dx + dy * dy
+            if r2 < radius * radius:
+                return RIM if r2 < 0.3 * radius * radius else WHEEL
+            if r2 < 1.4 * radius * radius and v >= skirt:
+                return DARK
+    if v < skirt:
+        return 0
+    return BOX_PART
+
+
+@kernel
+def sign(u: float, v: float, size: float, kind: int) -> int:
+    """Plate about the origin: 0-1 disc, 2 triangle, 3 octagon, 4 square, 5 board, 6 inverted triangle; 2 = border."""
+    x = u / size
+    y = v / size
+    if kind <= 1:
+        r = math.sqrt(x * x + y * y)
+        return 0 if r > 1.0 else (2 if r > 0.74 else 1)
+    if kind == 2 or kind == 6:
+        if kind == 6:
+            y = -y
+        d = max(-y - 0.72, 0.5 * y + 0.866 * abs(x) - 0.56)
+        return 0 if d > 0.0 else (2 if d > -0.22 else 1)
+    if kind == 3:
+        d = max(max(abs(x), abs(y)), (abs(x) + abs(y)) * 0.7071)
+        return 0 if d > 0.93 else (2 if d > 0.84 else 1)
+    d = max(abs(x), abs(y))
+    return 2 if d > 0.88 else 1
+
+
+@kernel
+def hedge(tile: NDArray[np.float32], u: float, v: float, height: float, seed: int) -> int:
+    return 1 if v < height * (0.90 + 0.05 * noise(tile, u * 11.0 + (seed & 255), v * 7.0)) else 0
+
+
+@kernel
+def part_at(tile: NDArray[np.float32], p: NDArray[np.float64], u: float, v: float, q: float) -> int:
+    """Part of the cut-out with record ``p`` at (u, v), 0 = nothing."""
+    material = int(p[P.MATERIAL])
+    seed = int(p[P.SEED])
+    if material == P.M_CROWN:
+        return crown(tile, u, v, p[P.PARAM], p[P.PARAM + 1], int(p[P.PARAM + 2]), seed)
+    if material == P.M_CAR_SIDE:
+        return car_side(p, u, v)
+    if material == P.M_CAR_CABIN:
+        return car_cabin(p, u, v)
+    if material == P.M_PERSON:
+        return person(u, v, p[P.PARAM], q, p[P.PARAM + 1], p[P.PARAM + 2], seed)
+    if material == P.M_BIKE:
+        return bike(u, v, q, p[P.PARAM + 1], int(p[P.PARAM]), seed)
+    if material == P.M_BIG_SIDE:
+        return big_side(p, u, v)
+    if material == P.M_SIGN:
+        return sign(u, v, p[P.PARAM], int(p[P.PARAM + 1]))
+    return hedge(tile, u, v, p[P.PARAM], seed)
