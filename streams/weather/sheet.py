@@ -21,7 +21,7 @@ from streams.weather.stream import WeatherStream
 RATES_MM_H = (0, 25, 50, 75, 100, 200)
 VISIBILITIES_M = (750, 375, 150, 75)
 _TOWN_SIZE = (320, 640)
-_TOWN_FRAME = 40
+_TOWN_FRAME = 60
 _EGO_SPEED_MPS = 8.0
 _COLUMNS = 2
 
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m streams.weather.sheet", description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="picture to write, such as docs/pictures/rain_ladder.png")
     parser.add_argument("--image", type=Path, help="a frame to use instead of the town")
-    parser.add_argument("--seed", type=int, default=7, help="town route and rain drops")
+    parser.add_argument("--seed", type=int, default=5, help="town route and rain drops")
     options = parser.parse_args(arguments)
     if options.image is None:
         from streams.city import Drive  # compiled code: only where there is a town
