@@ -18,6 +18,8 @@ from streams.yaml_config import ConfigModel, KeyedError, KeyedErrors, build, loa
 SCHEDULES = Path(__file__).resolve().parents[1] / "configs" / "schedules"
 LIST_COMMAND = "run_stream.py --list schedules"
 SOURCE_KEYS = ("folder", "town")
+MIN_SIDE, MAX_SIDE = 32, 4096
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 
 
 class Town(ConfigModel):
@@ -117,7 +119,7 @@ class Schedule(ConfigModel):
     name: str = ""
     description: str = ""
     classes: str = CITYSCAPES_19.name
-    size: tuple[Annotated[int, Field(ge=32, le=8192)], Annotated[int, Field(ge=32, le=8192)]] | None = None
+    size: tuple[Side, Side] | None = None
     fps: float = Field(10.0, gt=0, le=1000)
     frames: int | None = Field(None, ge=1)
     visits: tuple[Visit, ...]

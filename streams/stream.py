@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from streams._prefetch import Prefetcher, Worker
 from streams.errors import StreamError
 from streams.frame import ClassSet, Frame, Scene, StreamItem, Truth
-from streams.schedule import Schedule, Visit
+from streams.schedule import MAX_SIDE, MIN_SIDE, Schedule, Visit
 from streams.sources.folder import FolderSource, scan_folder
 from streams.sources.images import FrameFault
 from streams.sources.town import TOWN_SIZE, TownSource, route_seed
@@ -21,9 +21,15 @@ from streams.weather import CLEAR, Weather, WeatherStream, parse_weather
 
 
 class Source(Protocol):
-    """Frames by index within a visit; the label is handed out apart from what the runtime may see."""
+    """Frames by index within a visit; the label is handed out apart from what the runtime may see.
+
+    Attributes:
+        size: Height and width of frames.
+        speed_mps: Forward speed of the camera; 0 where it is not known.
+    """
 
     size: tuple[int, int]
+    speed_mps: float
 
     def read(self, index: int) -> tuple[Scene, NDArray[np.uint8] | None]:
         """Raises `FrameFault` for a frame that cannot be had, `StreamError` for a fault of the user's."""
@@ -76,8 +82,8 @@ class Stream:
     ) -> None:
         if frames is not None and frames < 1:
             raise StreamError(f"frames: a visit needs at least 1 frame, got {frames}")
-        if size is not None and min(size) < 32:
-            raise StreamError(f"size: height and width must be at least 32, got {size[0]} x {size[1]}")
+        if size is not None and not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
+            raise StreamError(f"size: height and width must be {MIN_SIDE} to {MAX_SIDE}, got {size[0]} x {size[1]}")
         if seed < 0 or prefetch < 0:
             raise StreamError(f"seed and prefetch must be 0 or more, got {seed} and {prefetch}")
         self.schedule = schedule
@@ -215,7 +221,9 @@ class _VisitPlayer:
         if not self._weather.effects:
             return scene.image
         if self._segment is None:
-            self._segment = WeatherStream(self._weather, self._seed, self._first_scene(scene))
+            first = self._first_scene(scene)
+            speed = self._source.speed_mps
+            self._segment = WeatherStream(self._weather, self._seed, first, ego_speed_mps=speed)
         # The stream's clock, not the visit's: the same road under the same rain twice meets other drops.
         image, _ = self._segment.render(scene, frame_index=index, t_seconds=timestamp_s)
         return image

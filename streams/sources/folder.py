@@ -135,9 +135,15 @@ class FolderSource:
         classes: Ids that labels may hold.
         size: Height and width that frames are brought to; None keeps their own.
 
+    Attributes:
+        size: Height and width of every frame.
+        speed_mps: 0: how fast the camera drove is not known, and weather is rendered as for one that stands.
+
     Raises:
         StreamError: As `check_files`.
     """
+
+    speed_mps = 0.0
 
     def __init__(self, files: FolderFiles, classes: ClassSet, size: tuple[int, int] | None = None) -> None:
         self._files = files

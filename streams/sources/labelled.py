@@ -30,7 +30,7 @@ def open_labelled(
         size: Height and width of images and labels; None: a folder's own, the town's 256 x 512.
         seed: Chooses the town's streets; a folder has none to choose.
         length: Images of the town; a folder is taken whole.
-        split: Split of the town, ``train`` or ``validation``; never the one that streams drive through.
+        split: Split of the town, ``train`` or ``val``; ``stream`` is what streams drive through.
 
     Raises:
         StreamError: Missing or faulty folder, or the town asked for labels it does not have.

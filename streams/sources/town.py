@@ -9,6 +9,7 @@ from streams.frame import Scene
 
 TOWN_SIZE = (256, 512)
 _SEED_RANGE = 2**31
+_SPEED_OVER_S = 60.0
 
 
 class TownSource:
@@ -18,6 +19,9 @@ class TownSource:
         seed: Chooses streets and traffic.
         size: Height and width of frames.
         fps: Frames per second of the camera, which sets how far the car gets between frames.
+
+    Attributes:
+        speed_mps: Mean forward speed of the drive's first minute; weather takes it as constant.
     """
 
     def __init__(self, seed: int, size: tuple[int, int], fps: float) -> None:
@@ -25,6 +29,9 @@ class TownSource:
 
         self.size = size
         self._drive = Drive("stream", seed, size, fps)
+        last = max(1, round(_SPEED_OVER_S * fps))
+        way_m = self._drive.pose(last).position[2] - self._drive.pose(0).position[2]
+        self.speed_mps = float(way_m) * fps / last
 
     def read(self, index: int) -> tuple[Scene, NDArray[np.uint8] | None]:
         """Frame `index` with depth and camera, and its label apart from it."""

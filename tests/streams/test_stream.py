@@ -136,7 +136,9 @@ def test_frames_caps_each_visit(path: Path) -> None:
     assert [plan.frames for plan in Stream(load_schedule(path, ["frames=100"])).visits] == [5, 3, 5, 4]
 
 
-@pytest.mark.parametrize("options", [{"frames": 0}, {"size": (8, 64)}, {"seed": -1}, {"prefetch": -2}])
+@pytest.mark.parametrize(
+    "options", [{"frames": 0}, {"size": (8, 64)}, {"size": (64, 5000)}, {"seed": -1}, {"prefetch": -2}]
+)
 def test_arguments_out_of_range(path: Path, options: dict[str, int]) -> None:
     with pytest.raises(StreamError, match=next(iter(options))):
         Stream(load_schedule(path), **options)  # type: ignore[arg-type]
