@@ -1,0 +1,54 @@
+"""What the runtime knows of a method: predict a frame, observe it afterwards, and be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from online_uda.networks.segmenter import Segmentation
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What a method did with one frame after it was predicted.
+
+    Attributes:
+        updated: Whether any parameter or statistic that later predictions use was learned from this frame.
+        detected: Whether the trigger reported a domain change at this frame.
+        signal: The trigger's domain-distance signal; None without one.
+        scope: What learned, such as ``norm`` or ``modules 2-4``; None when nothing did.
+        learning_rate: Rate of the step; None when none was taken.
+        losses: Loss terms of the step by objective name, unweighted.
+    """
+
+    updated: bool = False
+    detected: bool = False
+    signal: float | None = None
+    scope: str | None = None
+    learning_rate: float | None = None
+    losses: dict[str, float] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """An adaptation method bound to a network. It sees frames and its own predictions, never a label of the stream."""
+
+    name: str
+
+    def predict(self, frames: Tensor) -> Segmentation:
+        """Segments ``frames`` (1, 3, H, W) float32 RGB in [0, 1] with the weights published so far."""
+        ...
+
+    def observe(self, frames: Tensor, prediction: Segmentation) -> StepReport:
+        """Learns from a frame that `predict` has answered; the frame's score is already taken."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the method knows, as plain tensors, numbers, lists and dictionaries."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores `state_dict` bit for bit."""
+        ...
