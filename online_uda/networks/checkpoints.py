@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from online_uda.errors import UserError
 from online_uda.networks.hf_segformer import config_from_hf, from_hf
-from online_uda.networks.mit import MiTConfig
 from online_uda.networks.segmenter import SegformerConfig, Segmenter, build_segformer
 
 FORMAT = "online_uda.network/1"
@@ -74,7 +74,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except (SafetensorError, ValueError) as error:
-            raise UserError(f"{path}: truncated or not a safetensors file ({error}); download or copy it again") from None
+            raise UserError(
+                f"{path}: truncated or not a safetensors file ({error}); download or copy it again"
+            ) from None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -141,7 +143,8 @@ def load_folder(folder: Path) -> LoadedNetwork:
     weights_path = _weights_file(folder)
     if content.get("format") == FORMAT:
         config, names = _own_config(content, config_path)
-        weights, unknown, dialect = read_weights(weights_path), [], "own format"
+        weights, dialect = read_weights(weights_path), "own format"
+        unknown: list[str] = []
     elif content.get("model_type") == "segformer":
         config, names = config_from_hf(content, str(config_path))
         weights, unknown = from_hf(read_weights(weights_path))
@@ -165,12 +168,14 @@ def _weights_file(folder: Path) -> Path:
 
 def _own_config(content: Mapping[str, Any], path: Path) -> tuple[SegformerConfig, tuple[str, ...]]:
     try:
-        sizes = dict(content["segformer"])
-        encoder = {key: tuple(v) if isinstance(v, list) else v for key, v in dict(sizes.pop("encoder")).items()}
-        fields = {key: tuple(v) if isinstance(v, list) else v for key, v in sizes.items()}
-        return SegformerConfig(encoder=MiTConfig(**encoder), **fields), tuple(content["class_names"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a {FORMAT} config ({error})") from None
+        names = TypeAdapter(tuple[str, ...]).validate_python(content["class_names"])
+        return TypeAdapter(SegformerConfig).validate_python(content["segformer"]), names
+    except KeyError as error:
+        raise UserError(f"{path}: not a {FORMAT} config; key {error} is missing") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: not a {FORMAT} config; {where}: {first['msg']}") from None
 
 
 def save_folder(

@@ -80,5 +80,3 @@ def init_weights(module: nn.Module) -> None:
     elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
         nn.init.ones_(module.weight)
         nn.init.zeros_(module.bias)
-
-

@@ -33,7 +33,10 @@ _RULES: tuple[tuple[str, str], ...] = (
         r"segformer\.encoder\.block\.(\d)\.(\d+)\.attention\.self\.layer_norm\.(.+)",
         r"stages.\1.blocks.\2.attention.norm.\3",
     ),
-    (r"segformer\.encoder\.block\.(\d)\.(\d+)\.attention\.output\.dense\.(.+)", r"stages.\1.blocks.\2.attention.out.\3"),
+    (
+        r"segformer\.encoder\.block\.(\d)\.(\d+)\.attention\.output\.dense\.(.+)",
+        r"stages.\1.blocks.\2.attention.out.\3",
+    ),
     (r"segformer\.encoder\.block\.(\d)\.(\d+)\.mlp\.dense1\.(.+)", r"stages.\1.blocks.\2.ffn.expand.\3"),
     (r"segformer\.encoder\.block\.(\d)\.(\d+)\.mlp\.dwconv\.dwconv\.(.+)", r"stages.\1.blocks.\2.ffn.depthwise.\3"),
     (r"segformer\.encoder\.block\.(\d)\.(\d+)\.mlp\.dense2\.(.+)", r"stages.\1.blocks.\2.ffn.project.\3"),
@@ -86,7 +89,9 @@ def config_from_hf(config: Mapping[str, Any], source: str) -> tuple[SegformerCon
     except KeyError as error:
         raise UserError(f"{source}: key {error} is missing; is this the config.json of a SegFormer?") from None
     if not all(isinstance(v, list) and len(v) == 4 for v in (widths, depths, heads, reductions, ratios)):
-        raise UserError(f"{source}: hidden_sizes, depths, num_attention_heads, sr_ratios, mlp_ratios need 4 entries each")
+        raise UserError(
+            f"{source}: hidden_sizes, depths, num_attention_heads, sr_ratios, mlp_ratios need 4 entries each"
+        )
     if len(set(ratios)) != 1:
         raise UserError(f"{source}: mlp_ratios {ratios} differ between stages; only one ratio for all is supported")
     if config.get("reshape_last_stage") is False:

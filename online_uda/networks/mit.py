@@ -146,7 +146,12 @@ class MiTStage(nn.Module):
         first = sum(config.depths[:index])
         self.blocks = nn.ModuleList(
             MiTBlock(
-                width, config.heads[index], config.reductions[index], config.mlp_ratio, config.norm_eps, rates[first + i]
+                width,
+                config.heads[index],
+                config.reductions[index],
+                config.mlp_ratio,
+                config.norm_eps,
+                rates[first + i],
             )
             for i in range(config.depths[index])
         )

@@ -1,0 +1,86 @@
+"""Where labelled source images come from: the built-in town or a labelled folder, split into seen and unseen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from online_uda.errors import UserError
+from streams.classes import CITYSCAPES_19, CLASS_SETS
+from streams.frame import ClassSet, LabelledImage, LabelledSet
+
+TOWN = "town"
+_HELD_OUT = 0.1
+
+
+@dataclass(frozen=True)
+class Span:
+    """Images ``first`` to ``last - 1`` of a labelled set, itself a `LabelledSet`."""
+
+    images: LabelledSet
+    first: int
+    last: int
+
+    @property
+    def classes(self) -> ClassSet:
+        return self.images.classes
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.images[self.first + index]
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Up to ``most`` of the indices below ``count``, evenly spread."""
+    taken = min(count, most)
+    return [index * count // taken for index in range(taken)]
+
+
+def class_set(name: str | None) -> ClassSet:
+    """The class set ``name``; Cityscapes' 19 classes when it is None.
+
+    Raises:
+        UserError: For an unknown name.
+    """
+    if name is None:
+        return CITYSCAPES_19
+    if name not in CLASS_SETS:
+        raise UserError(f"--classes {name}: unknown class set; known are {', '.join(sorted(CLASS_SETS))}")
+    return CLASS_SETS[name]
+
+
+def open_source(
+    data: str, classes: str | None, size: tuple[int, int], images: int, val_images: int
+) -> tuple[LabelledSet, LabelledSet]:
+    """Opens training and validation images.
+
+    Args:
+        data: ``town``, or a folder with ``images/`` and ``labels/`` whose last tenth is held out for validation.
+        classes: Name of the class set of the labels; None is Cityscapes' 19 classes.
+        size: Height and width of the images.
+        images: Training images wanted; a folder may hold fewer or more.
+        val_images: Validation images wanted, likewise.
+
+    Raises:
+        UserError: For an unknown class set, or a folder that cannot be split.
+        StreamError: For a folder that is missing, empty, or inconsistent.
+    """
+    names = class_set(classes)
+    if data == TOWN:
+        from streams.city import TownImages
+
+        train, val = TownImages("train", length=images, size=size), TownImages("val", length=val_images, size=size)
+        if names != train.classes:
+            raise UserError(f"--classes {names.name}: the town is labelled with {train.classes.name}; leave it out")
+        return train, val
+    from streams.sources.folder import FolderImages
+
+    folder = FolderImages(Path(data), names, size)
+    seen = len(folder) - max(1, round(_HELD_OUT * len(folder)))
+    if seen < 1:
+        raise UserError(f"{data}: holds {len(folder)} labelled images; training and validation need at least 2")
+    return Span(folder, 0, seen), Span(folder, seen, len(folder))
