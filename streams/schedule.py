@@ -65,7 +65,9 @@ class Visit(ConfigModel):
             return None
         with suppress(RuntimeError):  # ~name of nobody on this machine: then it is a folder's own name
             folder = folder.expanduser()
-        return Path((info.context or {}).get("base", ".")).absolute() / folder
+        folder = Path((info.context or {}).get("base", ".")).absolute() / folder
+        scan_folder(folder)
+        return folder
 
     @field_validator("weather")
     @classmethod
@@ -93,12 +95,9 @@ class Visit(ConfigModel):
         if len(given) != 1:
             found = f"got {' and '.join(given)}" if given else "got none"
             raise ValueError(f"a visit names one source ({' or '.join(SOURCE_KEYS)}), {found}")
-        if self.folder is not None:
-            try:
-                available = len(scan_folder(self.folder).images)
-            except StreamError as error:
-                raise KeyedError(str(error), "folder") from None
-            if self.frames is not None and self.frames > available:
+        if self.folder is not None and self.frames is not None:
+            available = len(scan_folder(self.folder).images)
+            if self.frames > available:
                 raise KeyedError(f"asks for {self.frames} frames, {self.folder} has {available}", "frames")
         return self
 
