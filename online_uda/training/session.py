@@ -23,6 +23,7 @@ from online_uda.training.data import open_source, spread
 from online_uda.training.draw import SourceDraw
 from online_uda.training.plan import TrainingPlan
 from online_uda.training.progress import Progress
+from online_uda.training.read_ahead import ReadAhead
 from online_uda.training.trainer import STATE_FILE, Trainer
 from online_uda.training.validate import Scores, validate
 from streams.frame import LabelledSet
@@ -60,8 +61,11 @@ def run_session(flags: argparse.Namespace, command: str) -> Scores:
         seed=flags.seed,
     )
     chosen = spread(len(train), flags.images)
-    with Progress("source images", len(chosen), every=500) as progress:
-        arena = ReplayBuffer(train, chosen, progress=lambda done, _: progress.update(done))
+    with (
+        Progress("source images", len(chosen), every=500) as progress,
+        ReadAhead(train, chosen, flags.processes) as ahead,
+    ):
+        arena = ReplayBuffer(ahead, range(len(chosen)), progress=lambda done, _: progress.update(done))
     torch.manual_seed(flags.seed)
     draw = SourceDraw(arena, flags.rare_share)
     trainer = Trainer(build_segformer(config), plan, draw, arena.size, device, flags.out, processes=flags.processes)
