@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from streams.yaml_config import ConfigModel
 
@@ -14,10 +15,10 @@ NotNegative = Annotated[float, Field(ge=0.0)]
 
 
 class NormSettings(ConfigModel):
-    """Statistics that BatchNorm layers normalise with; networks without BatchNorm ignore it.
+    """Statistics that BatchNorm layers normalise with; a network without BatchNorm ignores it.
 
-    ``source`` keeps the trained ones; ``stream`` is an exponential mean of the frames' statistics (BN-EMA of
-    specs/methods.md 3), started at the source's; ``batch`` takes those of the frame alone while learning (TENT).
+    ``source`` keeps the trained ones. ``stream`` is an exponential mean of the predicted frames' statistics, started at
+    the source's (BN-EMA, specs/methods.md 3). ``batch`` takes those of the frame at hand (TENT).
     """
 
     statistics: Literal["source", "stream", "batch"] = "source"
@@ -27,11 +28,11 @@ class NormSettings(ConfigModel):
 class ScopeSettings(ConfigModel):
     """Which parameters learn.
 
-    ``suffix`` are HAMLET's modules n..4 (specs/hamlet.md 2.4); ``select`` says how n is chosen and ``train_fuse``
-    whether the head's fuse and classifier learn with them (they never do in the released system).
+    ``suffix`` are HAMLET's modules n..4 (specs/hamlet.md 2.4): ``select`` says how n is chosen, ``train_fuse`` whether
+    the head's fuse and classifier learn too (they never do in the released system).
     """
 
-    parameters: Literal["none", "norm", "all", "head", "suffix"] = "norm"
+    parameters: Literal["none", "norm", "head", "all", "suffix"] = "norm"
     select: Literal["hamt", "fixed"] = "hamt"
     first_module: int = Field(default=1, ge=1, le=4)
     speeds_hz: tuple[Positive, Positive, Positive, Positive] = (4.21, 4.83, 5.11, 5.73)
@@ -41,54 +42,71 @@ class ScopeSettings(ConfigModel):
 
 
 class OptimizerSettings(ConfigModel):
-    """Optimiser of the scope's parameters; norm and bias vectors never decay."""
+    """Optimiser of the learning parameters; vectors (norms, biases) have no weight decay."""
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 0.0
-    head_factor: Positive = 1.0
     momentum: Share = 0.9
+    head_factor: Positive = 1.0
 
 
 class AnchorSettings(ConfigModel):
-    """Pull of the learning parameters back to the source weights: a linear step of ``pull`` a frame (0 = none)."""
+    """Pull of the learning parameters and BatchNorm statistics towards the source network, a linear step a frame.
+
+    ``pull`` acts after every learning step; ``relax`` on frames on which the trigger lets the method rest.
+    """
 
     pull: Share = 0.0
+    relax: Share = 0.0
 
 
 class TeacherSettings(ConfigModel):
-    """EMA teacher (specs/hamlet.md 2.1): capped warm-up rate, or a half-life in frames."""
+    """EMA teacher (specs/hamlet.md 2.1) by a capped warm-up rate or by a half-life in frames."""
 
     cap: Share | None = None
     half_life_frames: Positive | None = None
     buffers: Literal["copy", "ema", "keep"] = "copy"
 
+    @model_validator(mode="after")
+    def _one_rate(self) -> Self:
+        if self.cap is not None and self.half_life_frames is not None:
+            raise ValueError("give cap or half_life_frames, not both")
+        return self
+
+
+class StyleSettings(ConfigModel):
+    """Target styling of replayed source images: see `online_uda.adaptation.replay.style`."""
+
+    grid: int = Field(default=1, ge=1, le=32)
+    half_life_frames: Positive = 8.0
+    detail: NotNegative = 1.0
+    probability: Share = 1.0
+
 
 class ReplaySettings(ConfigModel):
-    """Source replay buffer and how crops are drawn from it (specs/hamlet.md 2.9)."""
+    """Source replay buffer and how crops are drawn from it (specs/hamlet.md 2.9); ``crop`` is a share of each side."""
 
     frames: int = Field(default=256, ge=1)
     fill: Literal["uniform", "rare_class"] = "rare_class"
     sampling: Literal["uniform", "rare_class"] = "rare_class"
     temperature: Positive = 0.01
-    crop: Share = 1.0
-    style: Literal["none", "target"] = "none"
-    style_grid: int = Field(default=6, ge=1, le=32)
-    style_half_life_frames: Positive = 8.0
-    style_detail: NotNegative = 1.0
+    crop: tuple[Share, Share] = (1.0, 1.0)
+    batch: int = Field(default=1, ge=1, le=16)
+    style: StyleSettings | None = None
 
 
 class MixingSettings(ConfigModel):
-    """ClassMix with a dynamic ratio, colour jitter and blur (specs/hamlet.md 2.6)."""
+    """ClassMix with a dynamic ratio (near, far), colour jitter and blur (specs/hamlet.md 2.6)."""
 
     ratio: tuple[Share, Share] = (0.5, 0.75)
     jitter_probability: Share = 0.8
-    jitter_strength: NotNegative = 0.2
+    jitter_strength: Share = 0.2
     blur_probability: Share = 0.5
 
 
 class PseudoLabelSettings(ConfigModel):
-    """Teacher labels with the share of confident pixels as their weight (specs/hamlet.md 2.7)."""
+    """Teacher labels weighted by the share of confident pixels (specs/hamlet.md 2.7)."""
 
     confidence: Share = 0.968
     ignore_top: Share = 15 / 512
@@ -96,9 +114,128 @@ class PseudoLabelSettings(ConfigModel):
 
 
 class EntropySettings(ConfigModel):
-    """Entropy of the prediction on the target frame (TENT; ETA's filter and weight as switches)."""
+    """Entropy of the prediction of the target frame (TENT; ETA's filter and weights as switches)."""
 
     weight: NotNegative = 1.0
     max_entropy: Share | None = None
-    eta_weight: bool = False
+    eta_weighting: bool = False
     class_balance: Share = 0.0
+
+    @model_validator(mode="after")
+    def _eta_needs_limit(self) -> Self:
+        if self.eta_weighting and self.max_entropy is None:
+            raise ValueError("eta_weighting needs max_entropy (ETA: 0.4)")
+        return self
+
+
+class WeightSettings(ConfigModel):
+    """An objective with nothing but a weight."""
+
+    weight: NotNegative = 1.0
+
+
+class FeatureDistanceSettings(ConfigModel):
+    """Distance of last-stage features of replayed images to the source network's (specs/hamlet.md 2.8)."""
+
+    weight: NotNegative = 0.005
+    min_share: Share = 0.75
+
+
+class ObjectiveSettings(ConfigModel):
+    """What a step minimises: the weighted sum of the objectives present."""
+
+    entropy: EntropySettings | None = None
+    replay: WeightSettings | None = None
+    mixed: WeightSettings | None = None
+    feature_distance: FeatureDistanceSettings | None = None
+
+
+class AlwaysTrigger(ConfigModel):
+    """Learn on every ``every``-th frame."""
+
+    kind: Literal["always"] = "always"
+    every: int = Field(default=1, ge=1)
+
+
+class DriftTrigger(ConfigModel):
+    """Learn while the stream is far from the source domain; calibrates itself on the replay buffer.
+
+    ``scale`` is the side of the frame that the detector looks at, as a share of the full one.
+    """
+
+    kind: Literal["drift"]
+    scale: Share = 0.5
+
+
+class HamletTrigger(ConfigModel):
+    """HAMLET's detector, training budget and learning-rate modulation (specs/hamlet.md 2.3, 2.5)."""
+
+    kind: Literal["hamlet"]
+    window: int = Field(default=75, ge=1)
+    up: Positive = 0.23
+    down: Annotated[float, Field(lt=0.0)] = -0.23
+    near_value: float = 0.80
+    far_value: float = 2.55
+    base_frames: int = Field(default=750, ge=1)
+    max_frames: int = Field(default=4450, ge=1)
+    return_factor: tuple[Share, Share] = (0.25, 0.75)
+    learning_rate: tuple[Positive, Positive] = (1.5e-5, 6e-5)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.near_value >= self.far_value:
+            raise ValueError(f"near_value {self.near_value:g} must be below far_value {self.far_value:g}")
+        return self
+
+
+Trigger = Annotated[AlwaysTrigger | DriftTrigger | HamletTrigger, Field(discriminator="kind")]
+
+
+class MethodSettings(ConfigModel):
+    """A whole method.
+
+    ``student_mode`` is the mode of dropout and stochastic depth while learning: ``train`` as in source training,
+    ``eval`` with both switched off. With ``train``, BatchNorm layers also learn their statistics from the step's crops.
+    """
+
+    description: str = Field(min_length=1)
+    norm: NormSettings = NormSettings()
+    scope: ScopeSettings = ScopeSettings()
+    student_mode: Literal["eval", "train"] = "eval"
+    optimizer: OptimizerSettings = OptimizerSettings()
+    anchor: AnchorSettings = AnchorSettings()
+    steps: int = Field(default=1, ge=1, le=16)
+    teacher: TeacherSettings | None = None
+    replay: ReplaySettings | None = None
+    mixing: MixingSettings | None = None
+    pseudo_labels: PseudoLabelSettings | None = None
+    objectives: ObjectiveSettings = ObjectiveSettings()
+    trigger: Trigger = AlwaysTrigger()
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether labelled source images are needed: for replay, or to calibrate the trigger."""
+        return self.replay is not None
+
+    @model_validator(mode="after")
+    def _slots_fit(self) -> Self:
+        wanted = self.objectives
+        if wanted.mixed is not None:
+            slots = ("teacher", "replay", "mixing", "pseudo_labels")
+            missing = [name for name in slots if getattr(self, name) is None]
+            if missing:
+                raise ValueError(f"objectives.mixed needs the slots {', '.join(missing)}")
+        if self.replay is None:
+            users = [name for name in ("replay", "feature_distance") if getattr(wanted, name) is not None]
+            users = [f"objectives.{name}" for name in users]
+            users += [f"trigger {self.trigger.kind}"] if self.trigger.kind != "always" else []
+            if users:
+                raise ValueError(f"{' and '.join(users)} need the slot replay")
+        elif wanted.feature_distance is not None and wanted.replay is None:
+            raise ValueError("objectives.feature_distance needs objectives.replay, whose features it compares")
+        learns = any(getattr(wanted, name) is not None for name in type(wanted).model_fields)
+        if learns and self.scope.parameters == "none":
+            raise ValueError("scope.parameters is none, so the objectives have nothing to move; drop one of them")
+        if not learns and self.scope.parameters != "none" :
+            raise ValueError("no objective is given; set scope.parameters to none or add an objective")
+        return self

@@ -58,11 +58,3 @@ def bend(env: NDArray[np.float64], z: float) -> float:
     return env[BEND] * math.sin(env[BEND + 1] * z + env[BEND + 2]) + env[BEND + 3] * math.sin(
         env[BEND + 4] * z + env[BEND + 5]
     )
-
-
-@kernel
-def bend_slope(env: NDArray[np.float64], z: float) -> float:
-    """dx/dz of the middle of the street at z."""
-    return env[BEND] * env[BEND + 1] * math.cos(env[BEND + 1] * z + env[BEND + 2]) + env[BEND + 3] * env[
-        BEND + 4
-    ] * math.cos(env[BEND + 4] * z + env[BEND + 5])

@@ -17,13 +17,25 @@ from streams.city._math import band, clamp, kernel, noise, pulse, rnd
 
 # Columns of the lot table: one row for each metre of the street and each side.
 LOT_SURFACE, LOT_HEIGHT, LOT_SETBACK = 0, 1, 2
-LOT_COLUMNS = 3
+LOT_MIDDLE = 3  # bend of the street at the start of the row, equal on both sides
+LOT_COLUMNS = 4
 PAVED, LAWN, EARTH = 0.0, 1.0, 2.0
 # Columns of the crossing table: one row for each block.
 CROSS_HALF, CROSS_ZEBRA = 0, 1
 CORNER_M = 4.0
 SIDE_WALK_M = 3.0  # sidewalks of side streets
 KERB_M = 0.22
+
+
+@kernel
+def bend_at(env: NDArray[np.float64], lots: NDArray[np.float64], z: float) -> float:
+    """`_env.bend` from the lot table, linear within a metre (off by less than 1 mm); exact beyond the table."""
+    at = z - env[E.TABLE_Z]
+    row = int(math.floor(at))
+    if row < 0 or row >= lots.shape[1] - 1:
+        return E.bend(env, z)
+    here = lots[0, row, LOT_MIDDLE]
+    return here + (lots[0, row + 1, LOT_MIDDLE] - here) * (at - row)
 
 
 @kernel
@@ -64,14 +76,16 @@ def _markings(
     reach = cross + 5.6 if cross > 0.0 else 0.0
     if ds > reach or cross <= 0.0:
         lane = env[E.LANE_M]
-        dash = pulse(s / 9.0, fs / 9.0, 0.0, 0.42)
-        if env[E.TRAM] == 0.0:
+        lanes = int(env[E.LANES])
+        edge = lanes * lane
+        if env[E.TRAM] == 0.0 and ax < 0.1 + fx:
+            dash = pulse(s / 9.0, fs / 9.0, 0.0, 0.42)
             solid = 1.0 if ds < reach + 18.0 and cross > 0.0 else dash
             paint = solid * band(ax, fx, 0.0, 0.085)
-        lanes = int(env[E.LANES])
-        for k in range(1, lanes):
-            paint += dash * band(ax, fx, k * lane - 0.075, k * lane + 0.075)
-        edge = lanes * lane
+        if lanes > 1 and abs(ax - lane) < 0.1 + fx:
+            paint += pulse(s / 9.0, fs / 9.0, 0.0, 0.42) * band(ax, fx, lane - 0.075, lane + 0.075)
+        if ax < edge - 0.1 - fx:
+            return min(paint, 1.0)
         if env[E.BIKE_M] > 0.0:
             paint += pulse(s / 2.0, fs / 2.0, 0.0, 0.6) * band(ax, fx, edge - 0.08, edge + 0.08)
             edge += env[E.BIKE_M]
@@ -106,7 +120,7 @@ def _asphalt(
         tone += 0.06 * (1.0 - foot * 5.0) * noise(tile, x * 31.0, s * 31.0)
     lane = env[E.LANE_M]
     in_lane = abs(x) - lane * math.floor(abs(x) / lane)
-    tone += 0.05 * (1.0 - band(in_lane, fx + 0.5, 0.35 * lane, 0.65 * lane)) - 0.02
+    tone += 0.03 - 0.05 * clamp(1.6 - 4.0 * abs(in_lane / lane - 0.5), 0.0, 1.0)
     ax = abs(x)
     edge = env[E.LANES] * lane
     if env[E.BIKE_RED] > 0.0 and env[E.BIKE_M] > 0.0 and edge + 0.08 < ax < edge + env[E.BIKE_M] - 0.05:

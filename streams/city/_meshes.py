@@ -320,15 +320,21 @@ def _figure(prims: NDArray[np.float64], n: int, i: NDArray[np.float64]) -> int:
         )
         p = prims[n - 1]
         p[P.PARAM] = height
-        p[P.PARAM + 1] = i[P.Q0]
-        p[P.PARAM + 2] = i[P.Q1]
+        p[P.PARAM + 1] = math.sin(i[P.Q0]) * i[P.Q1]
+        p[P.PARAM + 2] = math.cos(i[P.Q0]) * i[P.Q1]
+        p[P.PARAM + 3] = 0.86 + 0.35 * rnd(seed, 1)
+        coat = 0.45 < rnd(seed, 5) < 0.62
+        p[P.PARAM + 4] = 0.50 if coat else 0.78 + 0.10 * rnd(seed, 4)
+        p[P.PARAM + 5] = (rnd(seed, 2) < 0.4) + 2 * (rnd(seed, 3) < 0.35) + 4 * (rnd(seed, 6) < 0.18)
     else:
         kind = int(i[P.Q0])
         top = 1.86 if kind == 1 or kind == 3 else 1.34
         n = P.billboard(prims, n, i[P.X], 0.0, i[P.Z], 1.12, 0.0, top, P.M_BIKE, P.RIDER, seed, 70.0)
         p = prims[n - 1]
         p[P.PARAM] = kind
-        p[P.PARAM + 1] = i[P.Q1]
+        p[P.PARAM + 1] = 0.16 * math.cos(i[P.Q1])
+        p[P.PARAM + 2] = 0.16 * math.sin(i[P.Q1])
+        p[P.PARAM + 3] = (rnd(seed, 9) < 0.6) + 2 * (rnd(seed, 10) < 0.35)
         p[P.LABEL2] = P.MOTORCYCLE if kind >= 2 else P.BICYCLE
         if kind == 0 or kind == 2:
             p[P.LABEL] = p[P.LABEL2]

@@ -55,17 +55,18 @@ def _sky(
     env: NDArray[np.float64], tile: NDArray[np.float32], dx: float, dy: float, dz: float
 ) -> tuple[int, float, float, float]:
     """Sky or the far silhouette of trees and roofs, along a unit direction."""
-    azimuth = math.atan2(dx, dz)
-    lump = noise(tile, azimuth * 90.0, env[E.CLOUD_SHIFT])
-    house = noise(tile, math.floor(azimuth * 60.0) * 3.7, env[E.CLOUD_SHIFT + 1])
-    trees = env[E.SKYLINE] * (1.0 + 0.25 * lump)
-    roofs = env[E.SKYLINE] * (0.9 + 0.35 * house)
-    if dy < max(trees, roofs):
-        if trees > roofs:
-            tone = 1.0 + 0.12 * noise(tile, azimuth * 900.0, dy * 900.0)
-            return P.VEGETATION, 70.0 * tone, 88.0 * tone, 58.0 * tone
-        tone = 130.0 + 30.0 * house
-        return P.BUILDING, tone, tone * 0.97, tone * 0.93
+    if dy < 2.0 * env[E.SKYLINE]:
+        azimuth = math.atan2(dx, dz)
+        lump = noise(tile, azimuth * 90.0, env[E.CLOUD_SHIFT])
+        house = noise(tile, math.floor(azimuth * 60.0) * 3.7, env[E.CLOUD_SHIFT + 1])
+        trees = env[E.SKYLINE] * (1.0 + 0.25 * lump)
+        roofs = env[E.SKYLINE] * (0.9 + 0.35 * house)
+        if dy < max(trees, roofs):
+            if trees > roofs:
+                tone = 1.0 + 0.12 * noise(tile, azimuth * 900.0, dy * 900.0)
+                return P.VEGETATION, 70.0 * tone, 88.0 * tone, 58.0 * tone
+            tone = 130.0 + 30.0 * house
+            return P.BUILDING, tone, tone * 0.97, tone * 0.93
     up = clamp(dy, 0.0, 1.0)
     t = math.sqrt(up)
     r = env[E.HAZE_RGB] + (env[E.ZENITH_RGB] - env[E.HAZE_RGB]) * t
@@ -84,7 +85,12 @@ def _sky(
     b += (white - b) * cover
     glow = dx * env[E.SUN] + dy * env[E.SUN + 1] + dz * env[E.SUN + 2]
     if glow > 0.0 and env[E.SHADOW] > 0.0:
-        halo = 60.0 * glow**8 + 200.0 * glow**200
+        glow *= glow
+        glow *= glow
+        wide = glow * glow
+        sharp = wide * wide
+        sharp *= sharp * sharp * sharp  # glow to the power 128
+        halo = 60.0 * wide + 200.0 * sharp
         r, g, b = r + halo, g + 0.95 * halo, b + 0.82 * halo
     return P.SKY, r, g, b
 
@@ -133,7 +139,7 @@ def _unlit(
 @kernel
 def _surface(
     env: NDArray[np.float64], lots: NDArray[np.float64], tile: NDArray[np.float32], prims: NDArray[np.float64],
-    w: NDArray[np.float64], camera: NDArray[np.float64], bend_x: float, px: float, py: float, part: int, z: float,
+    w: NDArray[np.float64], camera: NDArray[np.float64], px: float, py: float, part: int, z: float,
 ) -> tuple[float, float, float]:  # fmt: skip
     """Lit colour of a polygon at a pixel."""
     p = prims[int(w[R.SOURCE])]
@@ -164,7 +170,7 @@ def _surface(
         x = camera[0] + camera[R.ROT] * qx + camera[R.ROT + 3] * qy + camera[R.ROT + 6] * z
         y = camera[1] + camera[R.ROT + 1] * qx + camera[R.ROT + 4] * qy + camera[R.ROT + 7] * z
         wz = camera[2] + camera[R.ROT + 2] * qx + camera[R.ROT + 5] * qy + camera[R.ROT + 8] * z
-        lit *= sun_at(env, lots, x - E.bend(env, wz), y, wz)
+        lit *= sun_at(env, lots, x - G.bend_at(env, lots, wz), y, wz)
     return (
         r * (env[E.AMBIENT_RGB] + env[E.SUN_RGB] * lit),
         g * (env[E.AMBIENT_RGB + 1] + env[E.SUN_RGB + 1] * lit),
@@ -188,7 +194,7 @@ def _background(
         z = -camera[1] / dy
         if z < SKYLINE_M:
             wz = camera[2] + dz * z
-            x = camera[0] + dx * z - E.bend(env, wz)
+            x = camera[0] + dx * z - G.bend_at(env, lots, wz)
             fx = z / f
             fs = z * z / (f * camera[1])
             label, r, g, b = G.ground(env, lots, crossings, tile, x, wz, fx, fs)
@@ -209,6 +215,22 @@ def _background(
 
 
 @kernel
+def _develop(
+    env: NDArray[np.float64], r: float, g: float, b: float, gain: float, shot: float, pixel: NDArray[np.uint8]
+) -> None:
+    """The camera: exposure, colour cast, contrast, saturation and noise, to 8 bits."""
+    r *= gain * (1.0 + env[E.WARM])
+    g *= gain
+    b *= gain * (1.0 - env[E.WARM])
+    grey = 0.30 * r + 0.59 * g + 0.11 * b
+    bright = (grey - 110.0) * env[E.CONTRAST] + 110.0 + shot
+    chroma = env[E.SATURATION] * env[E.CONTRAST]
+    pixel[0] = np.uint8(clamp(bright + (r - grey) * chroma, 0.0, 255.0))
+    pixel[1] = np.uint8(clamp(bright + (g - grey) * chroma, 0.0, 255.0))
+    pixel[2] = np.uint8(clamp(bright + (b - grey) * chroma, 0.0, 255.0))
+
+
+@kernel
 def resolve(
     env: NDArray[np.float64], lots: NDArray[np.float64], crossings: NDArray[np.float64], tile: NDArray[np.float32],
     prims: NDArray[np.float64], visible: NDArray[np.float64], camera: NDArray[np.float64], zinv: NDArray[np.float32],
@@ -218,37 +240,39 @@ def resolve(
     """Fill image ``(H, W, 3)``, label ``(H, W)`` and depth ``(H, W)`` in metres.
 
     A pixel's colour is the mean over its samples; its label is the one that most samples carry (the nearer on a tie),
-    and its depth is that surface's depth at the pixel's centre.
+    and its depth is that of the surface with this label at the pixel's centre.
     """
     height, width = label.shape
     keys = np.empty(4, np.int64)
     counts = np.empty(4, np.int64)
     nears = np.empty(4, np.float64)
-    votes = np.empty(4, np.int64)
+    labels = np.empty(4, np.int64)
+    depths = np.empty(4, np.float64)
     for row in range(height):
+        py = row + 0.5
+        ny = (2.0 * py - height) / height
         for col in range(width):
             px = col + 0.5
-            py = row + 0.5
-            distinct = 0
-            for j in range(4):
-                sy = 2 * row + (j >> 1)
-                sx = 2 * col + (j & 1)
-                key = ids[sy, sx]
-                found = False
-                for k in range(distinct):
-                    if keys[k] == key:
-                        counts[k] += 1
-                        found = True
-                        break
-                if not found:
-                    keys[distinct] = key
-                    counts[distinct] = 1
-                    nears[distinct] = zinv[sy, sx]
-                    distinct += 1
-            r, g, b = 0.0, 0.0, 0.0
-            best = -1.0
-            best_label = 0
-            best_z = np.inf
+            a, b = ids[2 * row, 2 * col], ids[2 * row, 2 * col + 1]
+            c, d = ids[2 * row + 1, 2 * col], ids[2 * row + 1, 2 * col + 1]
+            distinct = 1
+            keys[0] = a
+            counts[0] = 4
+            nears[0] = zinv[2 * row, 2 * col]
+            if a != b or a != c or a != d:
+                counts[0] = 1
+                for j in range(1, 4):
+                    key = b if j == 1 else (c if j == 2 else d)
+                    k = 0
+                    while k < distinct and keys[k] != key:
+                        k += 1
+                    if k == distinct:
+                        keys[k] = key
+                        counts[k] = 0
+                        nears[k] = zinv[2 * row + (j >> 1), 2 * col + (j & 1)]
+                        distinct += 1
+                    counts[k] += 1
+            red, green, blue = 0.0, 0.0, 0.0
             for k in range(distinct):
                 if keys[k] < 0:
                     lab, cr, cg, cb, z = _background(
@@ -260,42 +284,34 @@ def resolve(
                     near = w[R.ZINV] * px + w[R.ZINV + 1] * py + w[R.ZINV + 2]
                     # At a silhouette the centre may miss the polygon: stay within reason of the sample that hit it.
                     z = 1.0 / clamp(near, 0.8 * nears[k], 1.25 * nears[k])
-                    cr, cg, cb = _surface(env, lots, tile, prims, w, camera, 0.0, px, py, part, z)
+                    cr, cg, cb = _surface(env, lots, tile, prims, w, camera, px, py, part, z)
                     p = prims[int(w[R.SOURCE])]
                     lab = int(p[P.LABEL2] if part >= 8 and p[P.MATERIAL] == P.M_BIKE else p[P.LABEL])
                 if z < 1e6:
-                    fade = 1.0 - math.exp(-z / env[E.HAZE_M])
-                    fade *= fade * 0.5 + 0.5
+                    fade = z / (z + env[E.HAZE_M])
                     cr += (env[E.HAZE_RGB] - cr) * fade
                     cg += (env[E.HAZE_RGB + 1] - cg) * fade
                     cb += (env[E.HAZE_RGB + 2] - cb) * fade
                 share = 0.25 * counts[k]
-                r += cr * share
-                g += cg * share
-                b += cb * share
-                votes[k] = lab
-                weight = 0.0
-                for j in range(k + 1):
-                    if votes[j] == lab:
-                        weight += counts[j]
-                weight += min(1.0 / z, 0.9) if z < 1e6 else 0.0
-                if weight > best:
-                    best = weight
-                    if lab != best_label or z < best_z or k == 0:
-                        best_z = z
-                    best_label = lab
-            ny = (py - 0.5 * height) / (0.5 * height)
-            nx = (px - 0.5 * width) / (0.5 * width)
-            gain = env[E.EXPOSURE] * (1.0 - env[E.VIGNETTE] * 0.5 * (nx * nx + ny * ny))
-            r *= gain * (1.0 + env[E.WARM])
-            g *= gain
-            b *= gain * (1.0 - env[E.WARM])
-            grey = 0.30 * r + 0.59 * g + 0.11 * b
-            bright = (grey - 110.0) * env[E.CONTRAST] + 110.0
+                red += cr * share
+                green += cg * share
+                blue += cb * share
+                labels[k] = lab
+                depths[k] = z
+            winner = 0
+            if distinct > 1:
+                most = 0
+                for k in range(distinct):
+                    votes = 0
+                    for j in range(distinct):
+                        if labels[j] == labels[k]:
+                            votes += counts[j]
+                    if votes > most or (votes == most and depths[k] < depths[winner]):
+                        most = votes
+                        winner = k
+            label[row, col] = labels[winner]
+            depth[row, col] = depths[winner]
+            nx = (2.0 * px - width) / width
+            gain = env[E.EXPOSURE] * (1.0 - 0.5 * env[E.VIGNETTE] * (nx * nx + ny * ny))
             shot = env[E.GRAIN] * grain[(row + grain_y) & 255, (col + grain_x) & 255]
-            chroma = env[E.SATURATION] * env[E.CONTRAST]
-            image[row, col, 0] = np.uint8(clamp(bright + (r - grey) * chroma + shot, 0.0, 255.0))
-            image[row, col, 1] = np.uint8(clamp(bright + (g - grey) * chroma + shot, 0.0, 255.0))
-            image[row, col, 2] = np.uint8(clamp(bright + (b - grey) * chroma + shot * 1.1, 0.0, 255.0))
-            label[row, col] = best_label
-            depth[row, col] = best_z
+            _develop(env, red, green, blue, gain, shot, image[row, col])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.city import _prims as P
-from streams.city._math import kernel, noise, rnd, segment_distance
+from streams.city._math import kernel, noise, segment_distance, texel
 
 HAIR, SKIN, TOP, LEGS, SHOES, BAG = 1, 2, 3, 4, 5, 6
 TYRE, SPOKES, METAL, SEAT, LAMP_PART, PAINT_PART = 8, 9, 10, 11, 12, 13
@@ -20,27 +20,29 @@ BODY, GLASS, WHEEL, RIM, DARK, TRIM, BOX_PART = 1, 2, 3, 4, 5, 6, 7
 
 
 @kernel
-def person(u: float, v: float, height: float, q: float, phase: float, walking: float, seed: int) -> int:
-    s = 1.75 / height
+def person(p: NDArray[np.float64], u: float, v: float, q: float) -> int:
+    """PARAM: height, sine and cosine of the stride (0 when standing), girth, hem of the top, then flags.
+
+    Flags: 1 long hair, 2 a bag, 4 a skirt.
+    """
+    s = 1.75 / p[P.PARAM]
+    swing, lifted = p[P.PARAM + 1], p[P.PARAM + 2]
+    wide, top = p[P.PARAM + 3], p[P.PARAM + 4]
+    flags = int(p[P.PARAM + 5])
     u *= s
     v *= s
     front = 1.0 - abs(q)
-    wide = 1.0 + 0.35 * (rnd(seed, 1) - 0.4)
     hx = u - 0.05 * q
     hy = v - 1.61
     head = (hx / 0.10) ** 2 + (hy / 0.135) ** 2
     if head < 1.0:
         return HAIR if hy > 0.045 or hx * q < -0.055 * abs(q) else SKIN
-    if head < 2.1 and rnd(seed, 2) < 0.4 and v > 1.40 and hx * q < 0.03 and v < 1.70:
+    if head < 2.1 and (flags & 1) and 1.40 < v < 1.70 and hx * q < 0.03:
         return HAIR
-    swing = math.sin(phase) * walking
-    if rnd(seed, 3) < 0.35:
-        bx = u + 0.22 * q
-        if abs(bx) < 0.11 + 0.09 * front and 0.98 < v < 1.42:
-            return BAG
-    top = 0.78 + 0.10 * rnd(seed, 4)
-    if 0.45 < rnd(seed, 5) < 0.62:
-        top = 0.50  # a coat
+    if v > 1.50:
+        return 0
+    if (flags & 2) and 0.98 < v < 1.42 and abs(u + 0.22 * q) < 0.11 + 0.09 * front:
+        return BAG
     if top < v < 1.46:
         half = (0.125 + 0.075 * front) * wide
         if v > 1.34:
@@ -50,27 +52,31 @@ def person(u: float, v: float, height: float, q: float, phase: float, walking: f
         if abs(u) < half:
             return TOP
     for side in (-1.0, 1.0):
+        if v < 0.80:
+            break
         ax = side * 0.235 * front * wide
         reach = side * 0.26 * swing * q
         d = segment_distance(u, v, ax * 0.9, 1.38, ax + reach, 0.88)
         if d < 0.062:
             return TOP if v > 0.94 else SKIN
     for side in (-1.0, 1.0):
+        if v > 0.96:
+            break
         hip = side * 0.085 * (0.35 + 0.65 * front)
         foot = hip - side * 0.34 * swing * q
-        lift = 0.06 * max(0.0, -side * math.cos(phase)) * walking
+        lift = 0.06 * max(0.0, -side * lifted)
         d = segment_distance(u, v, hip, 0.86, foot, 0.08 + lift)
         if d < 0.092 - 0.03 * (0.9 - v):
             return LEGS if v > 0.11 + lift else SHOES
-        if segment_distance(u, v, foot, 0.04 + lift, foot + 0.13 * q, 0.035 + lift) < 0.05:
+        if v < 0.16 and segment_distance(u, v, foot, 0.04 + lift, foot + 0.13 * q, 0.035 + lift) < 0.05:
             return SHOES
-    if rnd(seed, 6) < 0.18 and 0.42 < v < 0.90 and abs(u) < 0.15 + (0.9 - v) * 0.22:
+    if (flags & 4) and 0.42 < v < 0.90 and abs(u) < 0.15 + (0.9 - v) * 0.22:
         return LEGS  # a skirt
     return 0
 
 
 @kernel
-def _rider(u: float, v: float, q: float, phase: float, motor: bool, seed: int) -> int:
+def _rider(u: float, v: float, q: float, pedal_a: float, pedal_v: float, motor: bool) -> int:
     front = 1.0 - abs(q)
     hip_a, hip_v, sh_a, sh_v, hand_a, hand_v = -0.20, 0.98, 0.14, 1.46, 0.44, 1.08
     if motor:
@@ -79,15 +85,23 @@ def _rider(u: float, v: float, q: float, phase: float, motor: bool, seed: int) -
     hy = v - (sh_v + 0.21)
     if (hx / 0.115) ** 2 + (hy / 0.145) ** 2 < 1.0:
         return HAIR if hy > -0.01 or motor else SKIN
-    if segment_distance(u, v, hip_a * q, hip_v + 0.04, sh_a * q, sh_v - 0.06) < 0.135 + 0.055 * front:
+    if v > sh_v + 0.14:
+        return 0
+    if v > hip_v - 0.16 and segment_distance(u, v, hip_a * q, hip_v + 0.04, sh_a * q, sh_v - 0.06) < (
+        0.135 + 0.055 * front
+    ):
         return TOP
     for side in (-1.0, 1.0):
+        if v < hand_v - 0.07:
+            break
         lateral = side * 0.24 * front
         if segment_distance(u, v, sh_a * q + lateral * 0.8, sh_v - 0.05, hand_a * q + lateral * 1.1, hand_v) < 0.06:
             return TOP
-        turn = phase + (math.pi if side > 0 else 0.0)
-        foot_a = 0.05 + 0.16 * math.cos(turn)
-        foot_v = 0.30 + 0.16 * math.sin(turn)
+    if v > hip_v + 0.16:
+        return 0
+    for side in (-1.0, 1.0):
+        foot_a = 0.05 - side * pedal_a
+        foot_v = 0.30 - side * pedal_v
         if motor:
             foot_a, foot_v = 0.0, 0.32
         knee_a = 0.5 * (hip_a + foot_a) + 0.26
@@ -110,19 +124,27 @@ def _wheel(u: float, v: float, a: float, q: float, radius: float, thick: float) 
 
 
 @kernel
-def bike(u: float, v: float, q: float, phase: float, kind: int, seed: int) -> int:
-    """A cycle: kind 0 parked bicycle, 1 with rider, 2 parked motorcycle, 3 with rider. Riders are parts below 8."""
+def bike(p: NDArray[np.float64], u: float, v: float, q: float) -> int:
+    """A cycle; riders are the parts below 8.
+
+    PARAM: kind (0 parked bicycle, 1 with rider, 2 parked motorcycle, 3 with rider), how far a pedal is ahead of and
+    above its axle, then flags: 1 top tube, 2 basket.
+    """
+    kind = int(p[P.PARAM])
+    flags = int(p[P.PARAM + 3])
     front = 1.0 - abs(q)
     motor = kind >= 2
     if kind == 1 or kind == 3:
-        part = _rider(u, v, q, phase, motor, seed)
+        part = _rider(u, v, q, p[P.PARAM + 1], p[P.PARAM + 2], motor)
         if part > 0:
             return part
-    if v > 1.45:
+    if v > (1.40 if motor else 1.12):
         return 0
     base = 0.70 if motor else 0.53
     radius = 0.32 if motor else 0.35
     for a in (-base, base):
+        if v > 0.72:
+            break
         r = _wheel(u, v, a, q, radius, 0.09 if motor else 0.045)
         if r < 1.0:
             if motor:
@@ -151,7 +173,7 @@ def bike(u: float, v: float, q: float, phase: float, kind: int, seed: int) -> in
         return PAINT_PART
     if segment_distance(u, v, -0.05 * q, bottom, 0.40 * q, 0.82) < t:
         return PAINT_PART
-    if rnd(seed, 9) < 0.6 and segment_distance(u, v, -0.17 * q, 0.80, 0.38 * q, 0.88) < t:
+    if (flags & 1) and segment_distance(u, v, -0.17 * q, 0.80, 0.38 * q, 0.88) < t:
         return PAINT_PART
     if segment_distance(u, v, -base * q, radius, -0.05 * q, bottom) < t * 0.8:
         return PAINT_PART
@@ -163,7 +185,7 @@ def bike(u: float, v: float, q: float, phase: float, kind: int, seed: int) -> in
         return SEAT
     if abs(u - 0.40 * q) < 0.06 + 0.24 * front and abs(v - 1.06) < 0.038:
         return METAL
-    if rnd(seed, 10) < 0.35 and abs(u - 0.62 * q) < 0.12 + 0.08 * front and 0.74 < v < 0.98:
+    if (flags & 2) and abs(u - 0.62 * q) < 0.12 + 0.08 * front and 0.74 < v < 0.98:
         return SEAT  # a basket
     return 0
 
@@ -173,15 +195,17 @@ def crown(tile: NDArray[np.float32], u: float, v: float, rx: float, ry: float, k
     """Leaves inside a ragged ellipse about the middle, or a ragged cone for conifers."""
     ox = float(seed & 255)
     oy = float((seed >> 8) & 255)
-    ragged = 0.16 * noise(tile, u * 9.0 + ox, v * 9.0 + oy)
     if kind == 1:
+        ragged = 0.16 * noise(tile, u * 9.0 + ox, v * 9.0 + oy)
         t = (v + ry) / (2.0 * ry)
         edge = abs(u) / (rx * (1.02 - t) + 0.05) + 0.12 * math.sin(t * 34.0)
         return 1 if edge + ragged < 0.9 else 0
     r = math.sqrt((u / rx) ** 2 + (v / ry) ** 2)
-    if r + ragged > 0.88:
+    if r < 0.48:
+        return 1
+    if r > 1.28 or r + 0.16 * noise(tile, u * 9.0 + ox, v * 9.0 + oy) > 0.88:
         return 0
-    if r > 0.55 and noise(tile, u * 26.0 + oy, v * 26.0 + ox) > 1.9 - r:
+    if r > 0.55 and texel(tile, u * 26.0 + oy, v * 26.0 + ox) > 1.9 - r:
         return 0
     return 1
 
@@ -304,9 +328,9 @@ def part_at(tile: NDArray[np.float32], p: NDArray[np.float64], u: float, v: floa
     if material == P.M_CAR_CABIN:
         return car_cabin(p, u, v)
     if material == P.M_PERSON:
-        return person(u, v, p[P.PARAM], q, p[P.PARAM + 1], p[P.PARAM + 2], seed)
+        return person(p, u, v, q)
     if material == P.M_BIKE:
-        return bike(u, v, q, p[P.PARAM + 1], int(p[P.PARAM]), seed)
+        return bike(p, u, v, q)
     if material == P.M_BIG_SIDE:
         return big_side(p, u, v)
     if material == P.M_SIGN:

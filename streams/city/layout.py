@@ -24,7 +24,7 @@ Instance = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Block:
-    """Things and ground of one block: instances ``(N, 12)`` and lot rows ``(2, metres, 3)``."""
+    """Things and ground of one block: instances ``(N, 12)`` and lot rows ``(2, metres, 4)``."""
 
     instances: NDArray[np.float64]
     lots: NDArray[np.float64]
@@ -56,6 +56,7 @@ class _Builder:
         self.start = block * int(numbers[E.BLOCK_M])
         self.end = self.start + int(numbers[E.BLOCK_M])
         self.lots = np.zeros((2, int(numbers[E.BLOCK_M]), G.LOT_COLUMNS))
+        self.lots[:, :, G.LOT_MIDDLE] = [self.middle(z) for z in range(self.start, self.end)]
         self.items: list[Instance] = []
 
     def middle(self, z: float) -> float:
@@ -104,7 +105,7 @@ class _Builder:
         """Describe the ground (and the shade) of a lot in the table."""
         a = max(0, math.floor(za - self.start))
         b = min(self.lots.shape[1], math.ceil(zb - self.start))
-        self.lots[1 if side > 0 else 0, a:b] = (surface, height, setback)
+        self.lots[1 if side > 0 else 0, a:b, :3] = (surface, height, setback)
 
 
 def _tree(build: _Builder, x: float, z: float, tall: float = 1.0) -> None:

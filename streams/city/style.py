@@ -41,7 +41,7 @@ def _light(rng: random.Random, env: NDArray[np.float64]) -> None:
     env[E.CLOUD] = rng.uniform(0.5, 1.0) if overcast else rng.uniform(0.0, 0.7)
     env[E.CLOUD_SHIFT : E.CLOUD_SHIFT + 2] = (rng.uniform(0, 256), rng.uniform(0, 256))
     env[E.SHADOW] = 0.0 if overcast else rng.uniform(0.7, 1.0)
-    env[E.EXPOSURE] = rng.uniform(0.80, 1.12)
+    env[E.EXPOSURE] = rng.uniform(0.92, 1.30)
     env[E.SATURATION] = rng.uniform(0.70, 1.10)
     env[E.CONTRAST] = rng.uniform(0.90, 1.15)
     env[E.WARM] = rng.uniform(-0.04, 0.05)
