@@ -28,8 +28,14 @@ _MASK64 = (1 << 64) - 1
 
 
 def kernel(function: F) -> F:
-    """Compile with numba. NaN and infinity keep their meaning: sky depth is infinite."""
-    compiled: F = numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})(function)
+    """Compile with numba. NaN and infinity keep their meaning: sky depth is infinite.
+
+    Reference counting is off (``_nrt``): these functions only look into arrays that their caller holds, and counting
+    the views they take of single rows costs more than the arithmetic. They must not allocate.
+    """
+    compiled: F = numba.njit(
+        cache=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}, _nrt=False
+    )(function)
     return compiled
 
 

@@ -44,7 +44,7 @@ VISIBLE_COLUMNS = 33
 @kernel
 def prepare(
     prims: NDArray[np.float64], camera: NDArray[np.float64], sun: NDArray[np.float64], width: int, height: int,
-    visible: NDArray[np.float64],
+    work: NDArray[np.float64], visible: NDArray[np.float64],
 ) -> int:  # fmt: skip
     """Project every polygon that can be seen.
 
@@ -54,6 +54,7 @@ def prepare(
         sun: ``(3,)`` direction to the sun.
         width: Image width in pixels.
         height: Image height in pixels.
+        work: ``(16, 3)`` scratch space.
         visible: ``(N, VISIBLE_COLUMNS)``, filled from the start.
 
     Returns:
@@ -64,8 +65,8 @@ def prepare(
     cx = camera[CX]
     cy = camera[CY]
     r = camera[ROT : ROT + 9]
-    vert = np.empty((8, 3))
-    clipped = np.empty((8, 3))
+    vert = work[:8]
+    clipped = work[8:]
     for k in range(prims.shape[0]):
         p = prims[k]
         dx = p[0] - camera[0]
@@ -117,7 +118,8 @@ def prepare(
         for c in range(4):
             e = (c + 1) % 4
             if vert[c, 2] >= NEAR_M:
-                clipped[count] = vert[c]
+                for j in range(3):
+                    clipped[count, j] = vert[c, j]
                 count += 1
             if (vert[c, 2] >= NEAR_M) != (vert[e, 2] >= NEAR_M):
                 t = (NEAR_M - vert[c, 2]) / (vert[e, 2] - vert[c, 2])

@@ -235,19 +235,15 @@ def resolve(
     env: NDArray[np.float64], lots: NDArray[np.float64], crossings: NDArray[np.float64], tile: NDArray[np.float32],
     prims: NDArray[np.float64], visible: NDArray[np.float64], camera: NDArray[np.float64], zinv: NDArray[np.float32],
     ids: NDArray[np.int32], light: NDArray[np.float32], grain: NDArray[np.float32], grain_y: int, grain_x: int,
-    image: NDArray[np.uint8], label: NDArray[np.uint8], depth: NDArray[np.float32],
+    work: NDArray[np.float64], image: NDArray[np.uint8], label: NDArray[np.uint8], depth: NDArray[np.float32],
 ) -> None:  # fmt: skip
     """Fill image ``(H, W, 3)``, label ``(H, W)`` and depth ``(H, W)`` in metres.
 
     A pixel's colour is the mean over its samples; its label is the one that most samples carry (the nearer on a tie),
-    and its depth is that of the surface with this label at the pixel's centre.
+    and its depth is that of the surface with this label at the pixel's centre. ``work`` is ``(5, 4)`` scratch space.
     """
     height, width = label.shape
-    keys = np.empty(4, np.int64)
-    counts = np.empty(4, np.int64)
-    nears = np.empty(4, np.float64)
-    labels = np.empty(4, np.int64)
-    depths = np.empty(4, np.float64)
+    keys, counts, nears, labels, depths = work[0], work[1], work[2], work[3], work[4]
     for row in range(height):
         py = row + 0.5
         ny = (2.0 * py - height) / height
@@ -257,10 +253,10 @@ def resolve(
             c, d = ids[2 * row + 1, 2 * col], ids[2 * row + 1, 2 * col + 1]
             distinct = 1
             keys[0] = a
-            counts[0] = 4
+            counts[0] = 4.0
             nears[0] = zinv[2 * row, 2 * col]
             if a != b or a != c or a != d:
-                counts[0] = 1
+                counts[0] = 1.0
                 for j in range(1, 4):
                     key = b if j == 1 else (c if j == 2 else d)
                     k = 0
@@ -268,10 +264,10 @@ def resolve(
                         k += 1
                     if k == distinct:
                         keys[k] = key
-                        counts[k] = 0
+                        counts[k] = 0.0
                         nears[k] = zinv[2 * row + (j >> 1), 2 * col + (j & 1)]
                         distinct += 1
-                    counts[k] += 1
+                    counts[k] += 1.0
             red, green, blue = 0.0, 0.0, 0.0
             for k in range(distinct):
                 if keys[k] < 0:
@@ -279,8 +275,9 @@ def resolve(
                         env, lots, crossings, tile, camera, px, py, float(light[row, col])
                     )
                 else:
-                    w = visible[keys[k] // R.PARTS]
-                    part = int(keys[k] % R.PARTS)
+                    key = int(keys[k])
+                    w = visible[key // R.PARTS]
+                    part = key % R.PARTS
                     near = w[R.ZINV] * px + w[R.ZINV + 1] * py + w[R.ZINV + 2]
                     # At a silhouette the centre may miss the polygon: stay within reason of the sample that hit it.
                     z = 1.0 / clamp(near, 0.8 * nears[k], 1.25 * nears[k])
@@ -300,16 +297,16 @@ def resolve(
                 depths[k] = z
             winner = 0
             if distinct > 1:
-                most = 0
+                most = 0.0
                 for k in range(distinct):
-                    votes = 0
+                    votes = 0.0
                     for j in range(distinct):
                         if labels[j] == labels[k]:
                             votes += counts[j]
                     if votes > most or (votes == most and depths[k] < depths[winner]):
                         most = votes
                         winner = k
-            label[row, col] = labels[winner]
+            label[row, col] = np.uint8(labels[winner])
             depth[row, col] = depths[winner]
             nx = (2.0 * px - width) / width
             gain = env[E.EXPOSURE] * (1.0 - 0.5 * env[E.VIGNETTE] * (nx * nx + ny * ny))

@@ -101,7 +101,7 @@ class Drive:
         # The rasteriser counts from the corner of the image, intrinsics from the middle of the first pixel.
         camera[R.FOCAL :] = self.intrinsics.fx, self.intrinsics.cx + 0.5, self.intrinsics.cy + 0.5
         visible = np.empty((len(prims), R.VISIBLE_COLUMNS))
-        visible = visible[: R.prepare(prims, camera, env[E.SUN : E.SUN + 3], width, height, visible)]
+        visible = visible[: R.prepare(prims, camera, env[E.SUN : E.SUN + 3], width, height, np.empty((16, 3)), visible)]
         zinv = np.zeros((R.GRID * height, R.GRID * width), np.float32)
         ids = np.full(zinv.shape, -1, np.int32)
         R.draw(visible, np.argsort(visible[:, R.NEAREST], kind="stable"), prims, _TILE, zinv, ids)
@@ -113,7 +113,7 @@ class Drive:
         spot = mix(self._key & 0x7FFFFFFF, t)
         _shade.resolve(
             env, lots, crossings, _TILE, prims, visible, camera, zinv, ids, light, _GRAIN, spot & 255, spot >> 8 & 255,
-            image, label, depth,
+            np.empty((5, 4)), image, label, depth,
         )  # fmt: skip
         return Scene(image, label, depth, self.intrinsics)
 
