@@ -142,7 +142,8 @@ class MiTStage(nn.Module):
         width = config.widths[index]
         in_channels = 3 if index == 0 else config.widths[index - 1]
         self.embed = OverlapPatchEmbed(in_channels, width, 7 if index == 0 else 3, 4 if index == 0 else 2)
-        rates = torch.linspace(0, config.drop_path, sum(config.depths)).tolist()
+        total = sum(config.depths)
+        rates = [config.drop_path * block / max(1, total - 1) for block in range(total)]
         first = sum(config.depths[:index])
         self.blocks = nn.ModuleList(
             MiTBlock(
