@@ -236,6 +236,6 @@ class MethodSettings(ConfigModel):
         learns = any(getattr(wanted, name) is not None for name in type(wanted).model_fields)
         if learns and self.scope.parameters == "none":
             raise ValueError("scope.parameters is none, so the objectives have nothing to move; drop one of them")
-        if not learns and self.scope.parameters != "none" :
+        if not learns and self.scope.parameters != "none":
             raise ValueError("no objective is given; set scope.parameters to none or add an objective")
         return self

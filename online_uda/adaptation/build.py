@@ -1,0 +1,142 @@
+"""From settings to a method: fills the replay buffer, trains what the trigger lacks, composes the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from online_uda.adaptation.recipe import Recipe
+from online_uda.adaptation.replay.buffer import ReplayBuffer
+from online_uda.adaptation.replay.sampling import ReplaySampler
+from online_uda.adaptation.replay.source import SourceReplay
+from online_uda.adaptation.settings import DriftTrigger, HamletTrigger, MethodSettings
+from online_uda.adaptation.trigger.base import EveryFrames, TriggerPolicy
+from online_uda.adaptation.trigger.drift import calibrate_from_buffer
+from online_uda.adaptation.trigger.hamlet import BudgetRule, WindowDetector
+from online_uda.adaptation.trigger.policies import DriftPolicy, HamletPolicy
+from online_uda.errors import UserError
+from online_uda.networks.checkpoints import LoadedNetwork
+from online_uda.networks.segmenter import Segmenter, to_full_size
+from streams.frame import IGNORE_ID, ClassSet, LabelledSet
+
+Progress = Callable[[int, int], None]
+LIGHT_HEAD_STEPS = 150
+LIGHT_HEAD_RATE = 2e-3
+
+
+def build_method(
+    settings: MethodSettings,
+    *,
+    name: str,
+    network: LoadedNetwork,
+    classes: ClassSet,
+    source: LabelledSet | None,
+    size: tuple[int, int] | None,
+    seed: int,
+    device: torch.device,
+    bf16: bool,
+    progress: Progress | None = None,
+) -> Recipe:
+    """Builds a method around a frozen source network.
+
+    Args:
+        settings: The slots.
+        name: Name in reports.
+        network: The source network, already on ``device``; it is shared and never changed.
+        classes: Label space.
+        source: Labelled source images; needed when the method has a replay slot.
+        size: Height and width of replayed images; None keeps the source's own.
+        seed: Of every random draw of the method.
+        device: Where the network is.
+        bf16: Run networks under bfloat16 autocast.
+        progress: Called with (done, total) while the buffer fills.
+
+    Raises:
+        UserError: If the method needs source images and there are none.
+    """
+    model = network.network.requires_grad_(False)
+    replay = None
+    if settings.replay is not None:
+        if source is None:
+            raise UserError(f"method {name} replays labelled source images; give them with --source DIR")
+        buffer = ReplayBuffer.fill(
+            source, torch.Generator().manual_seed(seed), capacity=settings.replay.frames, policy=settings.replay.fill,
+            size=size, temperature=settings.replay.temperature, progress=progress,
+        )  # fmt: skip
+        replay = SourceReplay(buffer, settings.replay, seed + 1)
+    trigger = _build_trigger(settings, network, replay, seed, device, bf16)
+    return Recipe(
+        settings, name=name, source=model, classes=classes, replay=replay, trigger=trigger, seed=seed + 2, bf16=bf16
+    )
+
+
+def _build_trigger(
+    settings: MethodSettings,
+    network: LoadedNetwork,
+    replay: SourceReplay | None,
+    seed: int,
+    device: torch.device,
+    bf16: bool,
+) -> TriggerPolicy:
+    slot = settings.trigger
+    if isinstance(slot, HamletTrigger):
+        assert replay is not None
+        if not network.has_light_head:
+            fit_light_head(network.network, replay.buffer, seed, device, bf16)
+        mixing = settings.mixing
+        rule = BudgetRule(
+            near_value=slot.near_value, far_value=slot.far_value, jump_unit=slot.up, base_frames=slot.base_frames,
+            max_frames=slot.max_frames, return_factor=slot.return_factor, lr=slot.learning_rate,
+            **({} if mixing is None else {"mix_ratio": mixing.ratio}),
+        )  # fmt: skip
+        return HamletPolicy(network.network, WindowDetector(slot.window, slot.up, slot.down), rule)
+    if isinstance(slot, DriftTrigger):
+        assert replay is not None
+        detector = calibrate_from_buffer(network.network, replay.buffer, scale=slot.scale)
+        return DriftPolicy(network.network, detector, slot.scale)
+    never = settings.scope.parameters == "none" and settings.norm.statistics != "stream"
+    return EveryFrames(0 if never else slot.every)
+
+
+def fit_light_head(network: Segmenter, buffer: ReplayBuffer, seed: int, device: torch.device, bf16: bool) -> None:
+    """Trains a missing light head on the replay buffer, everything else untouched (specs/hamlet.md 2.3).
+
+    A checkpoint from elsewhere has none, and HAMLET's signal is its loss. A minute of source training at start-up
+    gives a head that is good enough to tell domains apart.
+
+    Args:
+        network: Frozen network whose light head is replaced.
+        buffer: Labelled source images.
+        seed: Of weights and draws.
+        device: Where the network is.
+        bf16: Run under bfloat16 autocast.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sampler = ReplaySampler(buffer, generator, policy="uniform")
+    head = network.light_head
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in head.modules():
+            reset: Any = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
+        head.requires_grad_(True).train()
+        optimizer = torch.optim.AdamW(head.parameters(), lr=LIGHT_HEAD_RATE)
+        for step in range(LIGHT_HEAD_STEPS):
+            for group in optimizer.param_groups:
+                group["lr"] = LIGHT_HEAD_RATE * (1.0 - step / LIGHT_HEAD_STEPS)
+            batch = sampler.sample(2, device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                with torch.no_grad():
+                    x, size, padded = network.normalise(batch.images)
+                    features = network.encode(x, 1)[0]
+                logits = head(features)
+            target = batch.labels[:, ::2, ::2]
+            logits = to_full_size(logits, size, padded, (int(target.shape[-2]), int(target.shape[-1])))
+            optimizer.zero_grad(set_to_none=True)
+            nn.functional.cross_entropy(logits, target, ignore_index=IGNORE_ID).backward()
+            optimizer.step()
+    head.requires_grad_(False).eval()
