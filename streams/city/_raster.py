@@ -27,7 +27,8 @@ CX = 13
 CY = 14
 CAMERA_SIZE = 15
 
-# Columns of a visible polygon: 1/z = A x + B y + C; u = (A x + B y + C) z + D; likewise v.
+# Columns of a visible polygon: 1/z = A x + B y + C; u = (A x + B y + C) z + D; likewise v. SIDENESS is the cosine
+# between a figure's heading and the right of the camera, or -1 for a plate seen from behind.
 ZINV = 0
 UMAP = 3
 VMAP = 7
@@ -150,7 +151,7 @@ def prepare(
         out[VMAP + 1] = ey / f
         out[VMAP + 2] = ez - (ex * cx + ey * cy) / f
         out[VMAP + 3] = -(ax * ex + ay * ey + az * ez)
-        out[SIDENESS] = q
+        out[SIDENESS] = q if p[P.BILLBOARD] > 0.0 or d < 0.0 else -1.0
         out[TOWARDS] = towards
         # Outward normal in world axes is -(U x V), on the side that the camera sees.
         wx = -(uy * vz - uz * vy)
@@ -223,7 +224,7 @@ def draw(
                 if cutout:
                     z = 1.0 / near
                     part = part_at(
-                        tile, p, z * (ua * x + ub * y + uc) + ud, z * (va * x + vb * y + vc) + vd, q
+                        tile, p, z * (ua * x + ub * y + uc) + ud, z * (va * x + vb * y + vc) + vd, q, w[TOWARDS]
                     )
                     if part == 0:
                         continue

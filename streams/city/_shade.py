@@ -72,7 +72,7 @@ def _sky(
     r = env[E.HAZE_RGB] + (env[E.ZENITH_RGB] - env[E.HAZE_RGB]) * t
     g = env[E.HAZE_RGB + 1] + (env[E.ZENITH_RGB + 1] - env[E.HAZE_RGB + 1]) * t
     b = env[E.HAZE_RGB + 2] + (env[E.ZENITH_RGB + 2] - env[E.HAZE_RGB + 2]) * t
-    flat = 26.0 / (up + 0.12)
+    flat = 9.0 / (up + 0.12)
     cx = dx * flat + env[E.CLOUD_SHIFT] + 0.1 * env[E.TIME_S]
     cz = dz * flat + env[E.CLOUD_SHIFT + 1]
     density = noise(tile, cx, cz) + 0.5 * noise(tile, cx * 2.7, cz * 2.7 + 60.0)

@@ -124,7 +124,7 @@ def _wheel(u: float, v: float, a: float, q: float, radius: float, thick: float) 
 
 
 @kernel
-def bike(p: NDArray[np.float64], u: float, v: float, q: float) -> int:
+def bike(p: NDArray[np.float64], u: float, v: float, q: float, towards: float) -> int:
     """A cycle; riders are the parts below 8.
 
     PARAM: kind (0 parked bicycle, 1 with rider, 2 parked motorcycle, 3 with rider), how far a pedal is ahead of and
@@ -134,18 +134,24 @@ def bike(p: NDArray[np.float64], u: float, v: float, q: float) -> int:
     flags = int(p[P.PARAM + 3])
     front = 1.0 - abs(q)
     motor = kind >= 2
+    base = 0.70 if motor else 0.53
+    radius = 0.32 if motor else 0.35
+    thick = 0.10 if motor else 0.055
+    if front > 0.35 and v < 0.72:
+        # Seen from an end, the nearer wheel hides the legs behind it.
+        near = base if towards > 0.0 else -base
+        if _wheel(u, v, near, q, radius, thick) < 1.0:
+            return TYRE
     if kind == 1 or kind == 3:
         part = _rider(u, v, q, p[P.PARAM + 1], p[P.PARAM + 2], motor)
         if part > 0:
             return part
     if v > (1.40 if motor else 1.12):
         return 0
-    base = 0.70 if motor else 0.53
-    radius = 0.32 if motor else 0.35
     for a in (-base, base):
         if v > 0.72:
             break
-        r = _wheel(u, v, a, q, radius, 0.09 if motor else 0.045)
+        r = _wheel(u, v, a, q, radius, thick)
         if r < 1.0:
             if motor:
                 return TYRE if r > 0.62 or front > 0.8 else METAL
@@ -198,6 +204,8 @@ def crown(tile: NDArray[np.float32], u: float, v: float, rx: float, ry: float, k
     if kind == 1:
         ragged = 0.16 * noise(tile, u * 9.0 + ox, v * 9.0 + oy)
         t = (v + ry) / (2.0 * ry)
+        if t > 1.0:
+            return 0
         edge = abs(u) / (rx * (1.02 - t) + 0.05) + 0.12 * math.sin(t * 34.0)
         return 1 if edge + ragged < 0.9 else 0
     r = math.sqrt((u / rx) ** 2 + (v / ry) ** 2)
@@ -317,8 +325,10 @@ def hedge(tile: NDArray[np.float32], u: float, v: float, height: float, seed: in
 
 
 @kernel
-def part_at(tile: NDArray[np.float32], p: NDArray[np.float64], u: float, v: float, q: float) -> int:
-    """Part of the cut-out with record ``p`` at (u, v), 0 = nothing."""
+def part_at(
+    tile: NDArray[np.float32], p: NDArray[np.float64], u: float, v: float, q: float, towards: float
+) -> int:
+    """Part of the cut-out with record ``p`` at (u, v), 0 = nothing; ``towards`` > 0 when it faces the camera."""
     material = int(p[P.MATERIAL])
     seed = int(p[P.SEED])
     if material == P.M_CROWN:
@@ -330,7 +340,7 @@ def part_at(tile: NDArray[np.float32], p: NDArray[np.float64], u: float, v: floa
     if material == P.M_PERSON:
         return person(p, u, v, q)
     if material == P.M_BIKE:
-        return bike(p, u, v, q)
+        return bike(p, u, v, q, towards)
     if material == P.M_BIG_SIDE:
         return big_side(p, u, v)
     if material == P.M_SIGN:

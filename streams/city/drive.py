@@ -87,7 +87,7 @@ class Drive:
         blocks = self._window(z, env)
         env[E.TIME_S] = time_s
         moving, moving_shadows = self._expand(
-            movers(self._lanes, env, self._ego, time_s, AHEAD_M * 0.7, BEHIND_M), env
+            movers(self._lanes, env, self._key, self._ego, time_s, AHEAD_M * 0.7, BEHIND_M), env
         )
         prims = np.concatenate([moving, *(block.prims for block in blocks)])
         decals = np.concatenate([moving_shadows, *(block.decals for block in blocks)])

@@ -51,14 +51,14 @@ def _light(rng: random.Random, env: NDArray[np.float64]) -> None:
 
 def _street(rng: random.Random, env: NDArray[np.float64]) -> None:
     """Cross-section, bends and surfaces."""
-    lanes = 1 if rng.random() < 0.6 else 2
+    lanes = 1 if rng.random() < 0.7 else 2
     env[E.LANES] = lanes
     env[E.LANE_M] = rng.uniform(3.0, 3.6)
-    env[E.PARKING_M] = rng.choice((0.0, 2.2, 2.2))
+    env[E.PARKING_M] = rng.choice((0.0, 2.2, 2.2) if lanes == 1 else (0.0, 2.2))
     env[E.BIKE_M] = rng.choice((0.0, 1.4, 1.6))
     env[E.HALF_M] = lanes * env[E.LANE_M] + env[E.PARKING_M] + env[E.BIKE_M]
-    env[E.SIDEWALK_M] = rng.uniform(2.8, 5.5)
-    env[E.VERGE_M] = rng.choice((0.0, 0.0, 1.2, 1.8)) if env[E.SIDEWALK_M] > 3.6 else 0.0
+    env[E.VERGE_M] = rng.choice((0.0, 0.0, 1.4, 1.9, 2.4))
+    env[E.SIDEWALK_M] = rng.uniform(3.0, 6.0) + env[E.VERGE_M]
     long_wave, short_wave = rng.uniform(350, 700), rng.uniform(140, 260)
     for k, (wave, slope) in enumerate(((long_wave, rng.uniform(0.0, 0.12)), (short_wave, rng.uniform(0.0, 0.05)))):
         omega = 2 * math.pi / wave

@@ -17,6 +17,7 @@ from streams.city import _env as E
 from streams.city import _prims as P
 from streams.city._math import mix
 from streams.city.camera import EgoMotion
+from streams.city.layout import crossing
 
 Instance = tuple[float, ...]
 
@@ -68,7 +69,7 @@ def plan_lanes(env: NDArray[np.float64], key: int, ego: EgoMotion) -> list[Lane]
             x = side * rng.uniform(min(inner, half + walk - 0.6), half + walk - 0.5)
             lanes.append(
                 Lane(
-                    WALKER, x, direction * rng.uniform(1.0, 1.6), rng.uniform(5, 18), rng.uniform(0, 99), 0.75,
+                    WALKER, x, direction * rng.uniform(1.0, 1.6), rng.uniform(6, 20), rng.uniform(0, 99), 0.75,
                     rng.getrandbits(30),
                 )  # fmt: skip
             )
@@ -96,13 +97,15 @@ def _vehicle(rng: random.Random, x: float, z: float, turn: float, time_s: float,
 
 
 def movers(
-    lanes: list[Lane], env: NDArray[np.float64], ego: EgoMotion, time_s: float, ahead_m: float, behind_m: float
-) -> NDArray[np.float64]:
+    lanes: list[Lane], env: NDArray[np.float64], key: int, ego: EgoMotion, time_s: float, ahead_m: float,
+    behind_m: float,
+) -> NDArray[np.float64]:  # fmt: skip
     """Everything that moves near the ego car.
 
     Args:
         lanes: Conveyors from `plan_lanes`.
         env: Numbers of the drive.
+        key: Key of the drive.
         ego: Motion of the ego car.
         time_s: Seconds since the start of the drive.
         ahead_m: How far ahead to look.
@@ -146,7 +149,44 @@ def movers(
                     items.append(
                         (P.K_PERSON, x + aside + 0.65, 0.0, z + 0.2, turn, 0.0, 0.0, 1.7, second, step + 0.4, 1.0, 0.0)
                     )
+    items += _crossers(env, key, ego, time_s, here)
     return np.array(items, dtype=np.float64).reshape(-1, P.INSTANCE_COLUMNS)
+
+
+def _arrival(ego: EgoMotion, z: float) -> float:
+    """When the ego car reaches a position, by Newton's method on its monotonic motion."""
+    time_s = (z - ego.start_m) / ego.speed
+    for _ in range(6):
+        rate = ego.speed + ego.surge_m * ego.surge_hz * math.cos(ego.surge_hz * time_s)
+        time_s -= (ego.position(time_s) - z) / rate
+    return time_s
+
+
+def _crossers(env: NDArray[np.float64], key: int, ego: EgoMotion, time_s: float, here: float) -> list[Instance]:
+    """People on the zebra stripes ahead; they are off the ego lane some seconds before the car gets there."""
+    block_m = float(env[E.BLOCK_M])
+    edge = float(env[E.HALF_M]) + 0.8
+    items: list[Instance] = []
+    for block in range(math.ceil(here / block_m), math.ceil((here + 90.0) / block_m)):
+        cross, zebra = crossing(key, block)
+        if cross <= 0.0 or zebra <= 0.0:
+            continue
+        rng = random.Random(mix(key, block * 31 + 17))
+        for _ in range(rng.choice((0, 1, 2, 3, 4))):
+            far = rng.random() < 0.4  # on the stripes beyond the crossing
+            z = block * block_m + (1 if far else -1) * (cross + rng.uniform(1.2, 3.6))
+            pace, way = rng.uniform(1.1, 1.6), rng.choice((-1, 1))
+            ego_x = (ego.lane + 0.5) * float(env[E.LANE_M])
+            clear = _arrival(ego, z) - rng.uniform(2.0, 6.0)
+            x = ego_x + way * (2.0 + pace * (time_s - clear))
+            walking = 1.0 if abs(x) < edge else 0.0
+            x = min(max(x, -edge), edge) + rng.uniform(-0.3, 0.3) * (1.0 - walking)
+            turn = way * math.pi / 2
+            height, step, seed = rng.uniform(1.5, 1.95), rng.uniform(0, 6), rng.getrandbits(30)
+            items.append(
+                (P.K_PERSON, x + E.bend(env, z), 0.0, z, turn, 0.0, 0.0, height, seed, step + 5.5 * time_s, walking, 0.0)
+            )
+    return items
 
 
 def _slots(lane: Lane, ego: EgoMotion, time_s: float, low: float, high: float) -> list[tuple[int, float, int]]:
