@@ -80,7 +80,9 @@ class Team:
             start += tensor.numel()
 
     def close(self) -> None:
-        """Ends the other members."""
+        """Ends the other members, wherever they are."""
+        if self._others:
+            self._barrier.abort()
         for process in self._others:
             process.join(timeout=5.0)
             if process.is_alive():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+from collections import deque
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -76,9 +77,11 @@ def run_session(flags: argparse.Namespace, command: str) -> Scores:
     provenance = _provenance(flags, command, device)
     scored = spread(len(val), flags.val_images)
     with Progress("training", plan.iterations, trainer.step) as progress:
+        recent: deque[float] = deque(maxlen=50)
 
         def report(step: int, loss: float, rate: float) -> None:
-            progress.update(step, f"loss {loss:.3f} rate {rate:.2e}")
+            recent.append(loss)
+            progress.update(step, f"loss {sum(recent) / len(recent):.3f} rate {rate:.2e}")
             if step % flags.check_every == 0 and step < plan.iterations:
                 network = trainer.averaged()
                 scores = validate(network, val, scored[:: max(1, len(scored) // _CHECK_IMAGES)], device)
