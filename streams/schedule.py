@@ -113,6 +113,7 @@ class Schedule(ConfigModel):
         fps: Frames per second; the clock of weather and traffic.
         frames: Length of visits that give none; a folder with fewer is taken whole.
         visits: At least one.
+        methods: Settings by name of the program that plays the stream, scaled to these visits; not read here.
     """
 
     name: str = ""
@@ -122,6 +123,7 @@ class Schedule(ConfigModel):
     fps: float = Field(10.0, gt=0, le=1000)
     frames: int | None = Field(None, ge=1)
     visits: tuple[Visit, ...]
+    methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @property
     def class_set(self) -> ClassSet:

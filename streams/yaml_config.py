@@ -120,6 +120,8 @@ def with_overrides(document: Located, overrides: Sequence[str]) -> Located:
             for old in [old for old in places if old[: len(path)] == path]:
                 del places[old]
             places[path] = origin
+            for length in range(1, len(path)):  # mappings that the override made; those of the file have a place
+                places.setdefault(path[:length], origin)
         problems.extend(reader.problems)
     return Located(document.name, data, keys, values, tuple(problems), document.path)
 

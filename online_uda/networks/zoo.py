@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from online_uda.errors import UserError
+from online_uda.networks.catalogue import DEFAULT_NETWORK, NETWORK_DESCRIPTIONS
 from online_uda.networks.checkpoints import LoadedNetwork, load_folder
 from online_uda.networks.mit import MIT_VARIANTS
 from online_uda.networks.segmenter import SegformerConfig, build_segformer, segformer_config
 from streams.frame import ClassSet
 
 WEIGHTS = Path(__file__).parent / "weights"
-DEFAULT_NETWORK = "segformer_b0_town"
 _PREFIX = "segformer_"
 
 
@@ -56,17 +56,17 @@ def _untrained(variant: str) -> NetworkEntry:
         description = f"{name} (random weights, {len(classes)} classes)"
         return LoadedNetwork(network.eval(), classes.names, False, description)
 
-    return NetworkEntry(name, build, f"SegFormer MiT-{variant.upper()} with random weights, to be trained")
+    return NetworkEntry(name, build, NETWORK_DESCRIPTIONS[name])
 
 
-def _shipped(name: str, description: str) -> NetworkEntry:
-    return NetworkEntry(name, lambda classes: load_folder(WEIGHTS / name), description)
+def _shipped(name: str) -> NetworkEntry:
+    return NetworkEntry(name, lambda classes: load_folder(WEIGHTS / name), NETWORK_DESCRIPTIONS[name])
 
 
 NETWORKS: dict[str, NetworkEntry] = {
     entry.name: entry
     for entry in (
-        _shipped(DEFAULT_NETWORK, "SegFormer MiT-B0 trained on the built-in town, 19 classes (the default)"),
+        _shipped(DEFAULT_NETWORK),
         *(_untrained(variant) for variant in MIT_VARIANTS),
     )
 }

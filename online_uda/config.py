@@ -1,0 +1,181 @@
+"""What a user asks for, and the plan of a run that it becomes: typed, frozen, with every key checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from online_uda.adaptation.settings import MethodSettings
+from online_uda.errors import USER_ERRORS, UserError
+from online_uda.networks.catalogue import DEFAULT_NETWORK
+from streams.schedule import Schedule, Side
+from streams.yaml_config import ConfigError, ConfigModel, load_yaml, unknown_name
+
+METHODS = Path(__file__).resolve().parents[1] / "configs" / "methods"
+NUMBERS_UNTOUCHED = ("out", "snapshot_every", "tensorboard")
+"""Run keys that may differ when a run is resumed: no score depends on them."""
+
+
+def parse_size(value: Any) -> Any:
+    """``256x512`` as ``(256, 512)``: height, then width, as in a tensor's shape; lists become tuples."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9]{1,5})x([0-9]{1,5})\s*", value)
+        if match is None:
+            raise ValueError(f"expected HEIGHTxWIDTH such as 256x512, got {value!r}")
+        return int(match[1]), int(match[2])
+    return tuple(value) if isinstance(value, list) else value
+
+
+class RunConfig(ConfigModel):
+    """What a user asks for; the key names are those of the command line's flags.
+
+    Attributes:
+        schedule: Name in configs/schedules, or a YAML file.
+        method: Name in configs/methods, or a YAML file.
+        network: Registered name or folder; None takes the network trained on the built-in town.
+        source: Folder of labelled source images for replay; None takes the built-in town where its classes fit.
+        frames: Upper bound on the frames of each visit.
+        size: Height and width that frames are brought to; None keeps the schedule's or their own.
+        seed: Of stream, weather, method and augmentation.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: CPU threads of torch; None leaves one core to the stream.
+        precision: ``fp32``; ``bf16`` autocast; ``auto`` measures both at the start and takes bf16 where it is faster.
+        snapshot_every: Frames between two snapshots; one more is written at the end.
+        tensorboard: Whether TensorBoard files are written.
+        out: Folder of the run; None makes ``runs/SCHEDULE-METHOD-TIME``.
+    """
+
+    schedule: str = Field("cs2rain", min_length=1)
+    method: str = Field("default", min_length=1)
+    network: str | None = Field(None, min_length=1)
+    source: str | None = Field(None, min_length=1)
+    frames: int | None = Field(None, ge=1)
+    size: Annotated[tuple[Side, Side] | None, BeforeValidator(parse_size)] = None
+    seed: int = Field(0, ge=0, lt=2**31)
+    device: str = "auto"
+    threads: int | None = Field(None, ge=1, le=1024)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    snapshot_every: int = Field(100, ge=1)
+    tensorboard: bool = True
+    out: str | None = Field(None, min_length=1)
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", device):
+            raise ValueError(f"expected auto, cpu, cuda or cuda:N, got {device!r}")
+        return device
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run with nothing left to look up: names are found, paths absolute, every key checked.
+
+    Attributes:
+        run: The user's wishes; ``network`` is set.
+        schedule: The stream to play.
+        method: Settings of the method with the schedule's and the command line's changes.
+        method_name: For reports.
+    """
+
+    run: RunConfig
+    schedule: Schedule
+    method: MethodSettings
+    method_name: str
+
+    @property
+    def network_name(self) -> str:
+        """For reports: the registered name, or the folder's."""
+        return Path(self.run.network or DEFAULT_NETWORK).name
+
+    def on_machine(self, device: str, threads: int, precision: Literal["fp32", "bf16"]) -> RunPlan:
+        """The plan with what was found out about the machine, so that a resumed run does as this one."""
+        return replace(
+            self, run=self.run.model_copy(update={"device": device, "threads": threads, "precision": precision})
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The resolved configuration: what ``config.yaml`` holds and `resume_plan` reads."""
+        return {
+            "run": self.run.model_dump(mode="json", exclude={"out"}),
+            "schedule": self.schedule.model_dump(mode="json", exclude={"methods"}),
+            "method": self.method.model_dump(mode="json"),
+        }
+
+    def digest(self) -> str:
+        """SHA-256 of everything in `as_dict` that scores depend on."""
+        content = self.as_dict()
+        content["run"] = {key: value for key, value in content["run"].items() if key not in NUMBERS_UNTOUCHED}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass
+class Faults:
+    """Collects what is wrong, so that the user hears of everything at once."""
+
+    lines: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """A user's error inside the block is kept and the block left; others pass."""
+        try:
+            yield
+        except USER_ERRORS as error:
+            self.lines += str(error).splitlines()
+
+    def raise_any(self) -> None:
+        """Raises `ConfigError` with every line so far, in the order found; nothing if there is none."""
+        if self.lines:
+            raise ConfigError(list(dict.fromkeys(self.lines)))
+
+
+def differences(stored: Any, wanted: Any, path: str = "") -> list[str]:
+    """``key.path: OLD in the run, NEW now`` for every leaf that differs between two plain values."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        lines = []
+        for key in dict.fromkeys([*stored, *wanted]):
+            lines += differences(stored.get(key), wanted.get(key), f"{path}.{key}" if path else str(key))
+        return lines
+    if isinstance(stored, list) and isinstance(wanted, list) and len(stored) == len(wanted):
+        pairs = enumerate(zip(stored, wanted, strict=True))
+        return [line for i, (old, new) in pairs for line in differences(old, new, f"{path}.{i}")]
+    if stored == wanted:
+        return []
+    old, new = (text if len(text := json.dumps(value)) <= 60 else f"{text[:57]}..." for value in (stored, wanted))
+    return [f"{path}: {old} in the run, {new} now"]
+
+
+def named_methods() -> dict[str, Path]:
+    """Files in configs/methods by the name that ``--method`` takes."""
+    return {file.stem: file for file in sorted(METHODS.glob("*.yaml"))}
+
+
+def list_methods() -> list[tuple[str, str]]:
+    """Name and description of every method in configs/methods, by name."""
+    return [(name, str(load_yaml(file).data.get("description", ""))) for name, file in named_methods().items()]
+
+
+def find_method(name_or_path: str) -> Path:
+    """The file of a method: a path where it looks like one, else a name in configs/methods.
+
+    Raises:
+        UserError: Neither; names near matches and the command that lists all.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        with suppress(OSError, ValueError):
+            if path.exists():
+                return path
+        raise UserError(f"{name_or_path!r}: no such method file")
+    named = named_methods()
+    if name_or_path not in named:
+        raise UserError(unknown_name("method", name_or_path, named, "run_stream.py --list methods shows all"))
+    return named[name_or_path]

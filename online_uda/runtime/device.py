@@ -1,0 +1,89 @@
+"""Which device, how many threads, which precision: what the user asked for, checked against the machine."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Literal
+
+import torch
+
+from online_uda.errors import UserError
+from online_uda.networks.segmenter import Segmenter
+from online_uda.runtime.clock import Clock
+
+FASTER = 1.25
+"""bf16 must be this many times as fast as fp32 to be worth its rounding."""
+_LAPS = 3
+
+Precision = Literal["fp32", "bf16"]
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` names; ``auto`` takes CUDA where it is there.
+
+    Raises:
+        UserError: CUDA is asked for and absent.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        wanted = "cuda" if count else "cpu"
+    if wanted == "cpu":
+        return torch.device("cpu")
+    index = int(wanted.partition(":")[2] or 0)
+    if index >= count:
+        found = f"cuda:0 to cuda:{count - 1}" if count else "no CUDA device that this torch can use"
+        raise UserError(f"--device {wanted}: this machine has {found}; use --device auto or --device cpu")
+    return torch.device("cuda", index)
+
+
+def use_threads(wanted: int | None) -> int:
+    """Sets torch's CPU threads and returns their number.
+
+    By default one core is left to the thread that makes the stream's frames: predictor and stream must not fight over
+    cores. A limit that the environment sets (``OMP_NUM_THREADS``) is kept.
+    """
+    if wanted is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        wanted = max(1, min(torch.get_num_threads(), cores - 1))
+    torch.set_num_threads(wanted)
+    return wanted
+
+
+def choose_precision(
+    wanted: str, network: Segmenter, size: tuple[int, int], device: torch.device, clock: Clock
+) -> Precision:
+    """``fp32`` or ``bf16`` as asked; for ``auto``, whichever predicts a frame faster on this device.
+
+    Also warms the network up for frames of this size.
+
+    Args:
+        wanted: ``auto``, ``fp32`` or ``bf16``.
+        network: On ``device``; not changed.
+        size: Height and width of frames.
+        device: Where the network is.
+        clock: Times the predictions.
+    """
+    best_ms: dict[Precision, float] = {}
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    frames = torch.zeros(1, 3, *size, device=device)
+    for precision in precisions:
+        if wanted not in ("auto", precision):
+            continue
+        best_ms[precision] = math.inf
+        with torch.inference_mode(), autocast(device, precision):
+            for lap_index in range(1 + _LAPS):
+                with clock.measure("predict") as lap:
+                    network(frames).labels()
+                if lap_index or wanted != "auto":  # the first one pays for memory and kernels
+                    best_ms[precision] = min(best_ms[precision], lap.latency_ms)
+                if wanted != "auto" or lap.latency_ms > 4 * min(best_ms.values()):
+                    break
+    if len(best_ms) == 1:
+        return next(iter(best_ms))
+    return "bf16" if best_ms["fp32"] > FASTER * best_ms["bf16"] else "fp32"
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Autocast to bfloat16 for ``bf16``; for ``fp32`` a context that changes nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
