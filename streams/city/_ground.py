@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streams.city import _env as E
 from streams.city import _prims as P
-from streams.city._math import band, clamp, kernel, noise, pulse, rnd
+from streams.city._math import band, clamp, kernel, noise, pulse, rnd, texel
 
 # Columns of the lot table: one row for each metre of the street and each side.
 LOT_SURFACE, LOT_HEIGHT, LOT_SETBACK = 0, 1, 2
@@ -116,8 +116,8 @@ def _asphalt(
     r, g, b = env[E.ASPHALT_RGB], env[E.ASPHALT_RGB + 1], env[E.ASPHALT_RGB + 2]
     foot = max(fx, fs)
     tone = 0.05 * noise(tile, x * 2.1, s * 2.1) / (1.0 + foot) + 0.05 * noise(tile, x * 0.5 + 80.0, s * 0.23)
-    if foot < 0.2:
-        tone += 0.06 * (1.0 - foot * 5.0) * noise(tile, x * 31.0, s * 31.0)
+    if foot < 0.3:
+        tone += 0.07 * (1.0 - foot / 0.3) * texel(tile, x * 43.0, s * 43.0)
     lane = env[E.LANE_M]
     in_lane = abs(x) - lane * math.floor(abs(x) / lane)
     tone += 0.03 - 0.05 * clamp(1.6 - 4.0 * abs(in_lane / lane - 0.5), 0.0, 1.0)

@@ -362,7 +362,7 @@ def _shade(
         d[0], d[1], d[2], d[3] = i[P.X] + 0.5 * sx, i[P.Z] + 0.5 * sz, ax, az
         d[4] = along + 0.5 * abs(sx * ax + sz * az)
         d[5] = across + 0.5 * abs(sx * az - sz * ax)
-        d[6], d[7] = 0.42 * env[E.SHADOW], 0.25
+        d[6], d[7] = 0.55 * env[E.SHADOW], 0.16
         m += 1
     return m
 

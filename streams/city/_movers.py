@@ -216,7 +216,7 @@ def figure(
 ) -> RGB:  # fmt: skip
     """People and cycles by part; ``towards`` > 0 when they face the camera."""
     seed = int(p[P.SEED])
-    fold = 1.0 + 0.10 * noise(tile, u * 60.0 + (seed & 63), v * 60.0)
+    fold = 1.0 + 0.06 * noise(tile, u * 60.0 + (seed & 63), v * 60.0)
     if part == S.SKIN:
         tan = 0.45 + 0.55 * rnd(seed, 101)
         if towards < -0.3 and v > 1.3:

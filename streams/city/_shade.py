@@ -68,7 +68,7 @@ def _sky(
             tone = 130.0 + 30.0 * house
             return P.BUILDING, tone, tone * 0.97, tone * 0.93
     up = clamp(dy, 0.0, 1.0)
-    t = math.sqrt(up)
+    t = min(1.5 * math.sqrt(up), 1.0)
     r = env[E.HAZE_RGB] + (env[E.ZENITH_RGB] - env[E.HAZE_RGB]) * t
     g = env[E.HAZE_RGB + 1] + (env[E.ZENITH_RGB + 1] - env[E.HAZE_RGB + 1]) * t
     b = env[E.HAZE_RGB + 2] + (env[E.ZENITH_RGB + 2] - env[E.HAZE_RGB + 2]) * t

@@ -33,7 +33,7 @@ class Block:
 def crossing(key: int, block: int) -> tuple[float, float]:
     """Half width of the street that crosses at the start of a block (0 = none), and whether it has zebra stripes."""
     rng = random.Random(mix(key, block * 2 + 1))
-    if rng.random() < 0.25:
+    if rng.random() < 0.18:
         return 0.0, 0.0
     return rng.uniform(3.2, 4.6), float(rng.random() < 0.75)
 
@@ -250,7 +250,7 @@ def _crossing(build: _Builder, cross: float) -> None:
     """Lights, signs and waiting people at the corners."""
     rng = build.rng
     half, z = build.half, float(build.start)
-    lights = rng.random() < 0.72
+    lights = rng.random() < 0.82
     phase = rng.random()
     housing = float(random.Random(build.key ^ 0x116).randint(0, 2))
     arm = 0.6 * build.lanes_m + build.parking + build.bike_m

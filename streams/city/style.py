@@ -16,7 +16,7 @@ ZONES = ("downtown", "mixed", "houses", "park", "industry")
 def _light(rng: random.Random, env: NDArray[np.float64]) -> None:
     """Sun, sky, haze and camera: from overcast to a low warm sun."""
     overcast = rng.random() < 0.4
-    elevation = math.radians(rng.uniform(22, 62))
+    elevation = math.radians(rng.uniform(30, 64))
     azimuth = rng.uniform(-math.pi, math.pi)
     env[E.SUN : E.SUN + 3] = (
         math.cos(elevation) * math.sin(azimuth),
@@ -24,9 +24,9 @@ def _light(rng: random.Random, env: NDArray[np.float64]) -> None:
         math.cos(elevation) * math.cos(azimuth),
     )
     warmth = rng.uniform(0.0, 1.0) * (1.0 - math.sin(elevation) * 0.6)
-    strength = rng.uniform(0.0, 0.18) if overcast else rng.uniform(0.45, 0.85)
+    strength = rng.uniform(0.0, 0.18) if overcast else rng.uniform(0.7, 1.1)
     env[E.SUN_RGB : E.SUN_RGB + 3] = strength * np.array([1.0, 0.96 - 0.10 * warmth, 0.90 - 0.28 * warmth])
-    level = rng.uniform(0.68, 0.92) if overcast else rng.uniform(0.42, 0.58)
+    level = rng.uniform(0.68, 0.92) if overcast else rng.uniform(0.46, 0.60)
     blue = 0.0 if overcast else rng.uniform(0.0, 0.10)
     env[E.AMBIENT_RGB : E.AMBIENT_RGB + 3] = level * np.array([1.0 - 0.7 * blue, 1.0, 1.0 + blue])
     grey = rng.uniform(165, 235)
@@ -41,7 +41,7 @@ def _light(rng: random.Random, env: NDArray[np.float64]) -> None:
     env[E.CLOUD] = rng.uniform(0.5, 1.0) if overcast else rng.uniform(0.0, 0.7)
     env[E.CLOUD_SHIFT : E.CLOUD_SHIFT + 2] = (rng.uniform(0, 256), rng.uniform(0, 256))
     env[E.SHADOW] = 0.0 if overcast else rng.uniform(0.7, 1.0)
-    env[E.EXPOSURE] = rng.uniform(0.92, 1.30)
+    env[E.EXPOSURE] = rng.uniform(0.95, 1.28) * (1.0 if overcast else 1.08)
     env[E.SATURATION] = rng.uniform(0.70, 1.10)
     env[E.CONTRAST] = rng.uniform(0.90, 1.15)
     env[E.WARM] = rng.uniform(-0.04, 0.05)
@@ -53,9 +53,9 @@ def _street(rng: random.Random, env: NDArray[np.float64]) -> None:
     """Cross-section, bends and surfaces."""
     lanes = 1 if rng.random() < 0.7 else 2
     env[E.LANES] = lanes
-    env[E.LANE_M] = rng.uniform(3.0, 3.6)
+    env[E.LANE_M] = rng.uniform(2.9, 3.4)
     env[E.PARKING_M] = rng.choice((0.0, 2.2, 2.2) if lanes == 1 else (0.0, 2.2))
-    env[E.BIKE_M] = rng.choice((0.0, 1.4, 1.6))
+    env[E.BIKE_M] = rng.choice((0.0, 0.0, 1.4, 1.6))
     env[E.HALF_M] = lanes * env[E.LANE_M] + env[E.PARKING_M] + env[E.BIKE_M]
     env[E.VERGE_M] = rng.choice((0.0, 0.0, 1.4, 1.9, 2.4))
     env[E.SIDEWALK_M] = rng.uniform(3.0, 6.0) + env[E.VERGE_M]

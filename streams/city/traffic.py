@@ -86,12 +86,12 @@ def plan_lanes(env: NDArray[np.float64], key: int, ego: EgoMotion) -> list[Lane]
 
 def _vehicle(rng: random.Random, x: float, z: float, turn: float, time_s: float, seed: int) -> Instance:
     what = rng.random()
-    if what < 0.60:
+    if what < 0.58:
         return (P.K_CAR, x, 0.0, z, turn, 0.0, 0.0, 0.0, seed, rng.choice((0, 0, 1, 1, 2, 3, 4)), 0.0, 0.0)
-    if what < 0.75:
+    if what < 0.71:
         size = (rng.uniform(7.0, 10.0), 2.5, rng.uniform(3.1, 3.8))
         return (P.K_TRUCK, x, 0.0, z, turn, *size, seed, rng.randint(0, 2), 0.0, 0.0)
-    if what < 0.88:
+    if what < 0.87:
         return (P.K_BUS, x, 0.0, z, turn, 11.8, 2.55, rng.uniform(2.95, 3.2), seed, 0.0, 0.0, 0.0)
     return (P.K_BIKE, x, 0.0, z, turn, 0.0, 0.0, 0.0, seed, 3.0, 0.0, 0.0)
 
