@@ -96,6 +96,11 @@ class RunPlan:
         """For reports: the registered name, or the folder's."""
         return Path(self.run.network or DEFAULT_NETWORK).name
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether no prediction can differ from the source network's."""
+        return self.method.scope.parameters == "none" and self.method.norm.statistics == "source"
+
     def on_machine(self, device: str, threads: int, precision: Literal["fp32", "bf16"]) -> RunPlan:
         """The plan with what was found out about the machine, so that a resumed run does as this one."""
         return replace(

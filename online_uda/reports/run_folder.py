@@ -64,18 +64,33 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.snapshots = path / "snapshots"
 
-    @classmethod
-    def create(cls, path: Path) -> RunFolder:
-        """Make a new run folder; an existing empty folder will do.
+    @staticmethod
+    def check_new(path: Path) -> None:
+        """Look, without touching the disk, whether `create` could make this folder.
 
         Raises:
-            UserError: The folder holds something, is a file, or cannot be written.
+            UserError: The folder holds something, is a file, or its place cannot be written.
         """
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file; give --out a folder that does not exist yet")
         if path.is_dir() and _entries(path):
             raise UserError(f"{path} is not empty; choose another --out, or continue that run with --resume {path}")
+        place = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if not place.is_dir():
+            raise UserError(f"cannot make the run folder {path}: {place} is a file; choose another --out")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise UserError(f"cannot make the run folder {path}: {place} cannot be written; choose another --out")
+
+    @classmethod
+    def create(cls, path: Path) -> RunFolder:
+        """Make a new run folder; an existing empty folder will do.
+
+        Raises:
+            UserError: As `check_new`, or the folder cannot be made after all.
+        """
+        path = Path(path)
+        cls.check_new(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -15,7 +15,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -88,9 +88,7 @@ def write_snapshot(folder: Path, state: RunState) -> Path:
     try:
         with os.fdopen(handle, "wb") as file:
             hashing = _Hashing(file)
-            torch.save(
-                {"schema": SNAPSHOT_SCHEMA, **{item.name: getattr(state, item.name) for item in fields(state)}}, hashing
-            )  # type: ignore[arg-type]
+            torch.save(content, cast(BinaryIO, hashing))
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)

@@ -1,0 +1,151 @@
+"""The command line. Nothing heavy is imported before the flags are read and every file has been checked."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+OK, USER_ERROR, INTERRUPTED = 0, 2, 130
+
+_EPILOG = """\
+overrides:
+  key=value                 a key of the method's YAML, such as anchor.pull=0.05 or optimizer.learning_rate=1e-3
+  schedule.key=value        a key of the schedule's YAML, such as schedule.fps=5 or schedule.visits.0.frames=20
+  run.key=value             any flag above by its name, and these: run.precision=auto|fp32|bf16,
+                            run.snapshot_every=FRAMES, run.tensorboard=false
+
+examples:
+  python run_stream.py                                     a storm in the built-in town, default method
+  python run_stream.py --schedule quick --method tent anchor.pull=0
+  python run_stream.py --schedule my/dusk.yaml --network my/segformer --source my/labelled_day
+  python run_stream.py --resume runs/cs2rain-default-20261121-080509
+
+exit status: 0 done, 2 something to correct (one line each on stderr), 130 stopped with Ctrl-C: the frame in hand is
+finished, table and summary.json stand, and --resume continues; a second Ctrl-C stops at once.
+"""
+
+_RUN_FLAGS = ("schedule", "method", "network", "source", "frames", "size", "seed", "device", "threads", "out")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, as all others; argparse would print the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}; --help shows all options", file=sys.stderr)
+        raise SystemExit(USER_ERROR)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of ``run_stream.py``. Values stay text: they are checked together with the files."""
+    flags = _Parser(
+        prog="run_stream.py",
+        usage="run_stream.py [options] [key=value ...]",
+        description="Replays a schedule of domains through a segmentation network that keeps learning, beside a frozen "
+        "copy of it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    flags.add_argument("--schedule", metavar="NAME|FILE", help="what to play (default: cs2rain)")
+    flags.add_argument("--method", metavar="NAME|FILE", help="how to learn (default: default)")
+    flags.add_argument("--network", metavar="NAME|DIR", help="source network (default: segformer_b0_town)")
+    flags.add_argument("--source", metavar="DIR", help="labelled source images for replay (default: the town's)")
+    flags.add_argument("--frames", metavar="N", help="at most N frames of each visit")
+    flags.add_argument("--size", metavar="HxW", help="bring frames to this size, such as 256x512")
+    flags.add_argument("--seed", metavar="N", help="of everything random (default: 0)")
+    flags.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
+    flags.add_argument("--threads", metavar="N", help="CPU threads of the network (default: all cores but one)")
+    flags.add_argument("--out", metavar="DIR", help="run folder (default: runs/SCHEDULE-METHOD-TIME)")
+    flags.add_argument("--resume", metavar="DIR", help="continue the run of this folder")
+    flags.add_argument("--list", choices=("schedules", "methods", "networks"), help="show what can be named, and stop")
+    flags.add_argument("overrides", nargs="*", metavar="key=value", help=argparse.SUPPRESS)
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status; a user's mistake is one line on stderr."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    flags = parser()
+    arguments, rest = flags.parse_known_args(words)
+    strange = [word for word in rest if word.startswith("-")]
+    if strange:
+        flags.error("; ".join(_unknown_option(word, flags) for word in strange))
+    # Flags and overrides may be mixed in any order; argparse takes positionals from one place only.
+    overrides = [word for word in words if word in {*arguments.overrides, *rest}]
+    from online_uda.errors import USER_ERRORS
+
+    try:
+        if arguments.list:
+            _print_list(arguments.list)
+            return OK
+        options = {key: value for key in _RUN_FLAGS if (value := getattr(arguments, key)) is not None}
+        return _run(options, overrides, arguments.resume, words)
+    except USER_ERRORS as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("stopped at once; --resume continues from the last snapshot", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _unknown_option(word: str, flags: argparse.ArgumentParser) -> str:
+    known = [option for action in flags._actions for option in action.option_strings]
+    near = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+    return f"unknown option {word!r}" + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def _print_list(what: str) -> None:
+    if what == "networks":
+        from online_uda.networks.catalogue import NETWORK_DESCRIPTIONS
+
+        rows = list(NETWORK_DESCRIPTIONS.items())
+    elif what == "methods":
+        from online_uda.config import list_methods
+
+        rows = list_methods()
+    else:
+        from streams.schedule import list_schedules
+
+        rows = list_schedules()
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, description in rows:
+        print(f"{name:<{width}}  {description}")
+
+
+def _run(options: dict[str, Any], overrides: list[str], resumed: str | None, words: list[str]) -> int:
+    from online_uda.errors import UserError
+    from online_uda.inputs import open_inputs
+    from online_uda.reports.run_folder import RunFolder, default_folder
+    from online_uda.resolve import resolve, resume_plan
+
+    if resumed is not None:
+        if "out" in options:
+            raise UserError("--out and --resume exclude each other; a resumed run writes where it did")
+        folder = RunFolder.reopen(Path(resumed)).path
+        inputs = open_inputs(resume_plan(folder / "config.yaml", options, overrides))
+    else:
+        plan = resolve(options, overrides)
+        folder = Path(plan.run.out) if plan.run.out else default_folder(plan.schedule.name, plan.method_name)
+        inputs = open_inputs(plan, folder)
+
+    from online_uda.run import start  # torch comes in here, after everything that needs no torch has been checked
+
+    warnings.showwarning = _show_warning
+    runner = start(inputs, folder, resumed=resumed is not None, argv=["python", "run_stream.py", *words])
+    print(f"run folder: {folder}", file=sys.stderr, flush=True)
+    summary = runner.run()
+    print(f"run folder: {folder}", file=sys.stderr)
+    if summary["interrupted"]:
+        print(f"stopped; --resume {folder} continues", file=sys.stderr)
+        return INTERRUPTED
+    return OK
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -1,0 +1,105 @@
+"""What a run reads: its stream and its labelled source images, opened and checked before anything heavy starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from online_uda.config import Faults, RunPlan
+from online_uda.networks.catalogue import NETWORK_DESCRIPTIONS
+from online_uda.reports.run_folder import RunFolder
+from streams.frame import LabelledSet
+from streams.sources.folder import check_files, scan_folder
+from streams.sources.labelled import TOWN, open_labelled
+from streams.sources.town import TOWN_SIZE
+from streams.stream import Stream
+from streams.yaml_config import unknown_name
+
+FRAMES_AHEAD = 4
+TOWN_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """Opened inputs of a run.
+
+    Attributes:
+        plan: The run.
+        stream: Plays the schedule; frames are made ahead in a thread.
+        source: Labelled source images, or None where the method replays none.
+        size: Height and width of the first visit's frames.
+    """
+
+    plan: RunPlan
+    stream: Stream
+    source: LabelledSet | None
+    size: tuple[int, int]
+
+
+def open_inputs(plan: RunPlan, new_folder: Path | None = None) -> RunInputs:
+    """Opens stream and source of a run; nothing is written, torch is not imported.
+
+    Args:
+        plan: The run.
+        new_folder: Where a new run would write; None when a run is continued.
+
+    Raises:
+        ConfigError: A line for everything that is wrong with stream, source, network name or folder.
+    """
+    faults = Faults()
+    if new_folder is not None:
+        with faults.collecting():
+            RunFolder.check_new(new_folder)
+    _check_network(plan, faults)
+    stream = source = None
+    size = TOWN_SIZE
+    with faults.collecting():
+        run = plan.run
+        stream = Stream(plan.schedule, seed=run.seed, size=run.size, frames=run.frames, prefetch=FRAMES_AHEAD)
+        size = frame_size(plan)
+    with faults.collecting():
+        source = _open_source(plan, size)
+    faults.raise_any()
+    assert stream is not None
+    return RunInputs(plan, stream, source, size)
+
+
+def frame_size(plan: RunPlan) -> tuple[int, int]:
+    """Height and width of the first visit's frames.
+
+    Raises:
+        StreamError: The first visit's folder is faulty.
+    """
+    wanted = plan.run.size or plan.schedule.size
+    first = plan.schedule.visits[0]
+    if wanted is not None or first.folder is None:
+        return wanted or TOWN_SIZE
+    return check_files(scan_folder(first.folder), plan.schedule.class_set, None)
+
+
+def _open_source(plan: RunPlan, size: tuple[int, int]) -> LabelledSet | None:
+    run, method = plan.run, plan.method
+    if run.source is None and not method.needs_source:
+        return None
+    of_town = run.source in (None, TOWN)
+    # The town can be drawn at any size and in any number: as the stream's frames, as many as the buffer holds.
+    return open_labelled(
+        run.source,
+        plan.schedule.class_set,
+        size if of_town else run.size or plan.schedule.size,
+        seed=run.seed,
+        length=method.replay.frames if method.replay is not None else TOWN_IMAGES,
+    )
+
+
+def _check_network(plan: RunPlan, faults: Faults) -> None:
+    """A name that is neither registered nor a folder; what is in the folder is checked when it is loaded."""
+    name = plan.run.network
+    if name is None or name in NETWORK_DESCRIPTIONS:
+        return
+    folder = Path(name)
+    if not folder.exists():
+        known = unknown_name("network", folder.name, NETWORK_DESCRIPTIONS, "run_stream.py --list networks shows all")
+        faults.lines.append(f"{known}; and there is no folder {folder}")
+    elif not (folder / "config.json").is_file():
+        faults.lines.append(f"{folder}: has no config.json; give a folder with config.json and model.safetensors")
