@@ -203,6 +203,7 @@ def save_folder(
     }
     partial = folder / (WEIGHTS_FILE + ".partial")
     save_file(weights, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)  # the writer makes it readable for its owner only, which a package must not be
     os.replace(partial, folder / WEIGHTS_FILE)
     content = {
         "format": FORMAT,

@@ -27,8 +27,8 @@ class Phase:
 # A transformer from scratch needs many steps before it needs wide views: half-size crops give four times as many.
 RISING = (
     Phase(0.55, 0.5, (0.5, 1.2), 16, 2),
-    Phase(0.25, 0.75, (0.6, 1.4), 8, 2),
-    Phase(0.20, 1.0, (0.9, 1.4), 8, 2),
+    Phase(0.25, 0.75, (0.7, 1.5), 8, 2),
+    Phase(0.20, 1.0, (0.9, 1.3), 8, 2),
 )
 
 

@@ -88,6 +88,10 @@ def test_saving_leaves_no_partial_file(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
 
 
+def test_saved_weights_can_be_read_by_everybody(folder: Path) -> None:
+    assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
 def test_missing_tensor_is_named(folder: Path) -> None:
     rewrite(folder, lambda weights: weights.pop("stages.2.norm.bias"))
     assert "1 missing: stages.2.norm.bias" in refused(folder)
