@@ -14,7 +14,7 @@ def model_card(config: SegformerConfig, class_names: Sequence[str], record: Mapp
     Args:
         config: Sizes of the network.
         class_names: In id order.
-        record: The provenance in config.json: command, seed, iterations, scores, date, machine, versions.
+        record: The provenance in config.json: commands, seed, iterations, scores, date, machine, versions.
     """
     height, width = record["size"]
     absent = [name for name in class_names if name not in record["val_iou"]]
@@ -26,7 +26,7 @@ def model_card(config: SegformerConfig, class_names: Sequence[str], record: Mapp
         "",
         "| what | value |",
         "|---|---|",
-        f"| command | `{record['command']}` |",
+        *(f"| command from step {part['from_step']} | `{part['command']}` |" for part in record["commands"]),
         f"| seed, steps | {record['seed']}, {record['iterations']} |",
         f"| date, machine | {record['date']}, {record['machine']} |",
         f"| versions | Python {record['python']}, torch {record['torch']} |",

@@ -72,9 +72,10 @@ def run_session(flags: argparse.Namespace, command: str) -> Scores:
     trainer = Trainer(build_segformer(config), plan, draw, arena.size, device, flags.out, processes=flags.processes)
     if flags.resume:
         trainer.resume()
+    trainer.history.append((trainer.step, command))
     flags.out.mkdir(parents=True, exist_ok=True)
 
-    provenance = _provenance(flags, command, device)
+    provenance = _provenance(flags, trainer.history, device)
     scored = spread(len(val), flags.val_images)
     with Progress("training", plan.iterations, trainer.step) as progress:
         recent: deque[float] = deque(maxlen=50)
@@ -136,10 +137,10 @@ def _set_threads(threads: int | None, processes: int) -> None:
     cv2.setNumThreads(1)
 
 
-def _provenance(flags: argparse.Namespace, command: str, device: torch.device) -> dict[str, Any]:
+def _provenance(flags: argparse.Namespace, history: list[tuple[int, str]], device: torch.device) -> dict[str, Any]:
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores"
     return {
-        "command": command,
+        "commands": [{"from_step": step, "command": command} for step, command in history],
         "seed": flags.seed,
         "data": flags.data,
         "size": list(flags.size),

@@ -92,6 +92,9 @@ class Trainer:
         folder: Training state is kept here.
         bf16: Whether to train in bfloat16 autocast; None measures which is faster.
         processes: Processes that share the main training, for a CPU; each takes its part of a batch.
+
+    Attributes:
+        history: First step and command of every session of this training; the caller adds its own.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class Trainer:
         self.average = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
         self.optimizer = torch.optim.AdamW(parameter_groups(self.network, plan.weight_decay), lr=plan.learning_rate)
         self.step = 0
+        self.history: list[tuple[int, str]] = []
         self.bf16 = bf16
         self.team = Team(processes, sum(t.numel() for t in self.network.state_dict().values()) + 1)
         self.state_path = folder / STATE_FILE
@@ -231,6 +235,7 @@ class Trainer:
             "iterations": self.plan.iterations,
             "seed": self.plan.seed,
             "bf16": self.bf16,
+            "history": self.history,
             "network": self.network.state_dict(),
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
@@ -259,6 +264,7 @@ class Trainer:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.average, self.step, self.bf16 = state["average"], state["step"], state["bf16"]
+            self.history = [(int(step), str(command)) for step, command in state.get("history", [])]
         except UserError:
             raise
         except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:

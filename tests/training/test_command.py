@@ -51,7 +51,8 @@ def test_result_is_a_network_with_its_provenance(finished: Path) -> None:
     assert loaded.has_light_head
     assert loaded.network.stages[3].blocks[1].drop_path.rate == pytest.approx(0.2)
     record = json.loads((finished / "out" / "network" / "config.json").read_text())["provenance"]
-    assert record["command"].startswith("python -m online_uda.training --size 64x64")
+    assert [part["from_step"] for part in record["commands"]] == [0]
+    assert record["commands"][0]["command"].startswith("python -m online_uda.training --size 64x64")
     assert record["seed"] == 0
     assert record["iterations"] == 2
     assert record["torch"] == torch.__version__
@@ -66,7 +67,7 @@ def test_result_is_a_network_with_its_provenance(finished: Path) -> None:
 def test_model_card_tells_command_and_scores(finished: Path) -> None:
     card = (finished / "out" / "network" / "README.md").read_text()
     record = json.loads((finished / "out" / "network" / "config.json").read_text())["provenance"]
-    assert record["command"] in card
+    assert f"| command from step 0 | `{record['commands'][0]['command']}` |" in card
     assert f"| {record['val_miou']:.2f} |" in card
     for name, iou in record["val_iou"].items():
         assert f"| {name} | {iou:.1f} |" in card
@@ -92,6 +93,8 @@ def test_resume_stretches_a_finished_run(finished: Path, capsys: pytest.CaptureF
     assert any(not torch.equal(before[name], after[name]) for name in before)
     record = json.loads((finished / "out" / "network" / "config.json").read_text())["provenance"]
     assert record["iterations"] == 3
+    assert [part["from_step"] for part in record["commands"]] == [0, 2]
+    assert "--iterations 3" in record["commands"][1]["command"]
     assert main(words) == 2
     assert "add --resume" in capsys.readouterr().err
 
