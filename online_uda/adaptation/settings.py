@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from streams.yaml_config import ConfigModel
+from streams.yaml_config import ConfigModel, KeyedError, KeyedErrors
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
+BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 
 
-class NormSettings(ConfigModel):
+class SlotModel(ConfigModel):
+    """Base of the slots: no number may be infinite or NaN."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class NormSettings(SlotModel):
     """Statistics that BatchNorm layers normalise with; a network without BatchNorm ignores it.
 
     ``source`` keeps the trained ones. ``stream`` is an exponential mean of the predicted frames' statistics, started at
@@ -25,7 +34,7 @@ class NormSettings(ConfigModel):
     momentum: Share = 0.1
 
 
-class ScopeSettings(ConfigModel):
+class ScopeSettings(SlotModel):
     """Which parameters learn.
 
     ``suffix`` are HAMLET's modules n..4 (specs/hamlet.md 2.4): ``select`` says how n is chosen, ``train_fuse`` whether
@@ -37,34 +46,35 @@ class ScopeSettings(ConfigModel):
     first_module: int = Field(default=1, ge=1, le=4)
     speeds_hz: tuple[Positive, Positive, Positive, Positive] = (4.21, 4.83, 5.11, 5.73)
     temperature: Positive = 1.75
-    rate: Share = 0.1
+    rate: PositiveShare = 0.1
     train_fuse: bool = False
 
 
-class OptimizerSettings(ConfigModel):
+class OptimizerSettings(SlotModel):
     """Optimiser of the learning parameters; vectors (norms, biases) have no weight decay."""
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 0.0
-    momentum: Share = 0.9
+    momentum: BelowOne = 0.9
     head_factor: Positive = 1.0
 
 
-class AnchorSettings(ConfigModel):
-    """Pull of the learning parameters and BatchNorm statistics towards the source network, a linear step a frame.
+class AnchorSettings(SlotModel):
+    """Pull of the learning parameters and BatchNorm statistics towards the source network, a linear step each time.
 
-    ``pull`` acts after every learning step; ``relax`` on frames on which the trigger lets the method rest.
+    ``pull`` acts after every learning step; ``relax`` on frames on which the drift trigger finds the stream near the
+    source and lets the method rest.
     """
 
     pull: Share = 0.0
     relax: Share = 0.0
 
 
-class TeacherSettings(ConfigModel):
+class TeacherSettings(SlotModel):
     """EMA teacher (specs/hamlet.md 2.1) by a capped warm-up rate or by a half-life in frames."""
 
-    cap: Share | None = None
+    cap: BelowOne | None = None
     half_life_frames: Positive | None = None
     buffers: Literal["copy", "ema", "keep"] = "copy"
 
@@ -75,7 +85,7 @@ class TeacherSettings(ConfigModel):
         return self
 
 
-class StyleSettings(ConfigModel):
+class StyleSettings(SlotModel):
     """Target styling of replayed source images: see `online_uda.adaptation.replay.style`."""
 
     grid: int = Field(default=1, ge=1, le=32)
@@ -84,19 +94,19 @@ class StyleSettings(ConfigModel):
     probability: Share = 1.0
 
 
-class ReplaySettings(ConfigModel):
+class ReplaySettings(SlotModel):
     """Source replay buffer and how crops are drawn from it (specs/hamlet.md 2.9); ``crop`` is a share of each side."""
 
     frames: int = Field(default=256, ge=1)
     fill: Literal["uniform", "rare_class"] = "rare_class"
     sampling: Literal["uniform", "rare_class"] = "rare_class"
     temperature: Positive = 0.01
-    crop: tuple[Share, Share] = (1.0, 1.0)
+    crop: tuple[PositiveShare, PositiveShare] = (1.0, 1.0)
     batch: int = Field(default=1, ge=1, le=16)
     style: StyleSettings | None = None
 
 
-class MixingSettings(ConfigModel):
+class MixingSettings(SlotModel):
     """ClassMix with a dynamic ratio (near, far), colour jitter and blur (specs/hamlet.md 2.6)."""
 
     ratio: tuple[Share, Share] = (0.5, 0.75)
@@ -105,19 +115,25 @@ class MixingSettings(ConfigModel):
     blur_probability: Share = 0.5
 
 
-class PseudoLabelSettings(ConfigModel):
+class PseudoLabelSettings(SlotModel):
     """Teacher labels weighted by the share of confident pixels (specs/hamlet.md 2.7)."""
 
-    confidence: Share = 0.968
+    confidence: PositiveShare = 0.968
     ignore_top: Share = 15 / 512
     ignore_bottom: Share = 120 / 512
 
+    @model_validator(mode="after")
+    def _rows_are_left(self) -> Self:
+        if self.ignore_top + self.ignore_bottom >= 1.0:
+            raise ValueError("ignore_top and ignore_bottom leave no row between them; their sum must be below 1")
+        return self
 
-class EntropySettings(ConfigModel):
+
+class EntropySettings(SlotModel):
     """Entropy of the prediction of the target frame (TENT; ETA's filter and weights as switches)."""
 
     weight: NotNegative = 1.0
-    max_entropy: Share | None = None
+    max_entropy: PositiveShare | None = None
     eta_weighting: bool = False
     class_balance: Share = 0.0
 
@@ -128,20 +144,20 @@ class EntropySettings(ConfigModel):
         return self
 
 
-class WeightSettings(ConfigModel):
+class WeightSettings(SlotModel):
     """An objective with nothing but a weight."""
 
     weight: NotNegative = 1.0
 
 
-class FeatureDistanceSettings(ConfigModel):
+class FeatureDistanceSettings(SlotModel):
     """Distance of last-stage features of replayed images to the source network's (specs/hamlet.md 2.8)."""
 
     weight: NotNegative = 0.005
     min_share: Share = 0.75
 
 
-class ObjectiveSettings(ConfigModel):
+class ObjectiveSettings(SlotModel):
     """What a step minimises: the weighted sum of the objectives present."""
 
     entropy: EntropySettings | None = None
@@ -150,24 +166,24 @@ class ObjectiveSettings(ConfigModel):
     feature_distance: FeatureDistanceSettings | None = None
 
 
-class AlwaysTrigger(ConfigModel):
+class AlwaysTrigger(SlotModel):
     """Learn on every ``every``-th frame."""
 
     kind: Literal["always"] = "always"
     every: int = Field(default=1, ge=1)
 
 
-class DriftTrigger(ConfigModel):
+class DriftTrigger(SlotModel):
     """Learn while the stream is far from the source domain; calibrates itself on the replay buffer.
 
     ``scale`` is the side of the frame that the detector looks at, as a share of the full one.
     """
 
     kind: Literal["drift"]
-    scale: Share = 0.5
+    scale: PositiveShare = 0.5
 
 
-class HamletTrigger(ConfigModel):
+class HamletTrigger(SlotModel):
     """HAMLET's detector, training budget and learning-rate modulation (specs/hamlet.md 2.3, 2.5)."""
 
     kind: Literal["hamlet"]
@@ -191,11 +207,12 @@ class HamletTrigger(ConfigModel):
 Trigger = Annotated[AlwaysTrigger | DriftTrigger | HamletTrigger, Field(discriminator="kind")]
 
 
-class MethodSettings(ConfigModel):
+class MethodSettings(SlotModel):
     """A whole method.
 
     ``student_mode`` is the mode of dropout and stochastic depth while learning: ``train`` as in source training,
     ``eval`` with both switched off. With ``train``, BatchNorm layers also learn their statistics from the step's crops.
+    ``deploy`` says whose weights predict: the student's, or their average over recent steps, which the teacher holds.
     """
 
     description: str = Field(min_length=1)
@@ -210,6 +227,7 @@ class MethodSettings(ConfigModel):
     mixing: MixingSettings | None = None
     pseudo_labels: PseudoLabelSettings | None = None
     objectives: ObjectiveSettings = ObjectiveSettings()
+    deploy: Literal["student", "teacher"] = "student"
     trigger: Trigger = AlwaysTrigger()
 
     @property
@@ -219,23 +237,52 @@ class MethodSettings(ConfigModel):
 
     @model_validator(mode="after")
     def _slots_fit(self) -> Self:
-        wanted = self.objectives
-        if wanted.mixed is not None:
-            slots = ("teacher", "replay", "mixing", "pseudo_labels")
-            missing = [name for name in slots if getattr(self, name) is None]
-            if missing:
-                raise ValueError(f"objectives.mixed needs the slots {', '.join(missing)}")
-        if self.replay is None:
-            users = [name for name in ("replay", "feature_distance") if getattr(wanted, name) is not None]
-            users = [f"objectives.{name}" for name in users]
-            users += [f"trigger {self.trigger.kind}"] if self.trigger.kind != "always" else []
-            if users:
-                raise ValueError(f"{' and '.join(users)} need the slot replay")
-        elif wanted.feature_distance is not None and wanted.replay is None:
-            raise ValueError("objectives.feature_distance needs objectives.replay, whose features it compares")
-        learns = any(getattr(wanted, name) is not None for name in type(wanted).model_fields)
-        if learns and self.scope.parameters == "none":
-            raise ValueError("scope.parameters is none, so the objectives have nothing to move; drop one of them")
-        if not learns and self.scope.parameters != "none":
-            raise ValueError("no objective is given; set scope.parameters to none or add an objective")
+        faults = [
+            *self._faults_of_replay(), *self._faults_of_mixed(), *self._faults_of_deploy(), *self._faults_of_scope()
+        ]  # fmt: skip
+        if faults:
+            raise KeyedErrors(faults)
         return self
+
+    def _faults_of_replay(self) -> Iterator[KeyedError]:
+        wanted = self.objectives
+        calibrates = self.trigger.kind != "always"
+        if self.replay is None:
+            for name in ("replay", "feature_distance"):
+                if getattr(wanted, name) is not None:
+                    yield KeyedError("needs the slot replay", "objectives", name)
+            if calibrates:
+                yield KeyedError(f"trigger {self.trigger.kind} needs the slot replay", "trigger")
+        elif wanted.feature_distance is not None and wanted.replay is None:
+            yield KeyedError("needs objectives.replay, whose features it compares", "objectives", "feature_distance")
+        elif wanted.replay is None and wanted.mixed is None and not calibrates:
+            yield KeyedError("no objective or trigger uses this slot; drop it", "replay")
+
+    def _faults_of_mixed(self) -> Iterator[KeyedError]:
+        slots = ("teacher", "mixing", "pseudo_labels")
+        if self.objectives.mixed is None:
+            for name in slots:
+                used = name == "teacher" and self.deploy == "teacher"
+                if getattr(self, name) is not None and not used:
+                    yield KeyedError("only objectives.mixed uses this slot; add it or drop the slot", name)
+            return
+        missing = [name for name in ("replay", *slots) if getattr(self, name) is None]
+        if missing:
+            noun = "slot" if len(missing) == 1 else "slots"
+            yield KeyedError(f"needs the {noun} {', '.join(missing)}", "objectives", "mixed")
+
+    def _faults_of_deploy(self) -> Iterator[KeyedError]:
+        if self.deploy != "teacher":
+            return
+        if self.teacher is None:
+            yield KeyedError("needs the slot teacher", "deploy")
+        if self.scope.parameters == "none":
+            yield KeyedError("the teacher averages learning steps, and scope.parameters none takes none", "deploy")
+
+    def _faults_of_scope(self) -> Iterator[KeyedError]:
+        learns = any(getattr(self.objectives, name) is not None for name in type(self.objectives).model_fields)
+        if learns and self.scope.parameters == "none":
+            text = "is none, so the objectives have nothing to move; choose a scope or drop them"
+            yield KeyedError(text, "scope", "parameters")
+        if not learns and self.scope.parameters != "none":
+            yield KeyedError("no objective is given; set scope.parameters to none or add an objective", "scope")
