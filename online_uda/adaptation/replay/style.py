@@ -54,15 +54,13 @@ class Moments:
 def lab_moments(image: NDArray[np.uint8], grid: int) -> Moments:
     """Moments of ``image`` (H, W, 3) uint8 RGB over a ``grid`` x ``grid`` partition."""
     lab = _to_lab(image)
-    shape = (grid, grid)
-    return Moments(
-        cv2.resize(lab, shape, interpolation=cv2.INTER_AREA).reshape(grid, grid, 3),
-        cv2.resize(lab * lab, shape, interpolation=cv2.INTER_AREA).reshape(grid, grid, 3),
-    )
+    mean, square = (cv2.resize(part, (grid, grid), interpolation=cv2.INTER_AREA) for part in (lab, lab * lab))
+    shape = (grid, grid, 3)
+    return Moments(np.asarray(mean, np.float32).reshape(shape), np.asarray(square, np.float32).reshape(shape))
 
 
 def _to_lab(image: NDArray[np.uint8]) -> Array:
-    return cv2.cvtColor(image.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB)
+    return np.asarray(cv2.cvtColor(image.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB), np.float32)
 
 
 def transfer_moments(image: NDArray[np.uint8], source: Moments, target: Moments) -> Array:
@@ -81,7 +79,7 @@ def transfer_moments(image: NDArray[np.uint8], source: Moments, target: Moments)
     def spread(cells: Array) -> Array:
         if cells.shape[0] == 1:
             return cells
-        return cv2.resize(cells, size, interpolation=cv2.INTER_CUBIC)
+        return np.asarray(cv2.resize(cells, size, interpolation=cv2.INTER_CUBIC), np.float32)
 
     gain = np.clip(np.sqrt(target.variance / source.variance), *GAIN_RANGE).astype(np.float32)
     lab = (_to_lab(image) - spread(source.mean)) * spread(gain) + spread(target.mean)
@@ -135,7 +133,7 @@ class TargetStyle:
 
         Args:
             image: ``(H, W, 3)`` uint8 RGB source image.
-            frame: ``(H, W, 3)`` uint8 RGB, the current frame, which lends its detail.
+            frame: ``(h, w, 3)`` uint8 RGB, the current frame, which lends its detail; resized where sizes differ.
             generator: CPU generator of the shift and flip of the detail and of ``probability``.
 
         Returns:
@@ -143,12 +141,15 @@ class TargetStyle:
         """
         plain = torch.rand((), generator=generator).item() >= self.probability
         flip = draw_below(2, generator) == 1
-        shift = draw_below(frame.shape[1], generator)
+        shift = draw_below(image.shape[1], generator)
         if self.target is None or plain:
             return image.astype(np.float32) / np.float32(255)
         styled = transfer_moments(image, self.source, self.target)
         if self.detail > 0.0:
             detail = fine_detail(frame)
+            if detail.shape != styled.shape:
+                height, width, _ = styled.shape
+                detail = np.asarray(cv2.resize(detail, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
             detail = np.roll(detail[:, ::-1] if flip else detail, shift, axis=1)
             styled = np.clip(styled + np.float32(self.detail) * detail, 0.0, 1.0)
         return styled
@@ -164,4 +165,4 @@ class TargetStyle:
         """Restores `state_dict`."""
         self._frames = int(state["frames"])
         target = state["target"]
-        self.target = None if target is None else Moments(target[0].numpy().copy(), target[1].numpy().copy())
+        self.target = None if target is None else Moments(*(part.cpu().numpy().copy() for part in target))
