@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,12 +12,30 @@ from online_uda.adaptation.settings import NormSettings
 
 
 def batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
-    """BatchNorm layers outside the light head, in order of definition."""
+    """BatchNorm layers outside the light head, in order of definition.
+
+    A layer without running statistics takes those of its input whatever the settings say, and is left alone.
+    """
     return [
         module
         for name, module in network.named_modules()
-        if isinstance(module, nn.BatchNorm2d) and not name.startswith("light_head.")
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and not name.startswith("light_head.")
     ]
+
+
+@contextmanager
+def batch_statistics(layers: list[nn.BatchNorm2d]) -> Iterator[None]:
+    """Lets ``layers`` normalise with the statistics of the images at hand and leaves every buffer untouched."""
+    for layer in layers:
+        # A momentum of 0 would still count batches, and would let one infinite frame turn the running ones to NaN.
+        layer.track_running_stats = False
+        layer.train()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+            layer.eval()
 
 
 class NormStatistics:
@@ -29,18 +47,25 @@ class NormStatistics:
     Args:
         network: The student, in eval mode.
         settings: The norm slot.
+        watched: The network whose predictions are recorded, where it is not the student itself.
     """
 
-    def __init__(self, network: nn.Module, settings: NormSettings) -> None:
+    def __init__(self, network: nn.Module, settings: NormSettings, watched: nn.Module | None = None) -> None:
         self.settings = settings
+        self._watched = batch_norms(network if watched is None else watched)
         self._layers = batch_norms(network)
         self._seen: list[tuple[Tensor, Tensor] | None] = [None] * len(self._layers)
         self._source = [(_running(layer)[0].clone(), _running(layer)[1].clone()) for layer in self._layers]
 
     @property
+    def has_layers(self) -> bool:
+        """Whether the network has any layer with running statistics."""
+        return bool(self._layers)
+
+    @property
     def moves(self) -> bool:
         """Whether `absorb` changes what later frames are predicted with."""
-        return self.settings.statistics == "stream" and bool(self._layers)
+        return self.settings.statistics == "stream" and self.has_layers
 
     @contextmanager
     def predicting(self) -> Iterator[None]:
@@ -49,10 +74,10 @@ class NormStatistics:
             yield
             return
         if self.settings.statistics == "batch":
-            with self.of_the_batch():
+            with batch_statistics(self._watched):
                 yield
             return
-        handles = [layer.register_forward_pre_hook(self._recorder(i)) for i, layer in enumerate(self._layers)]
+        handles = [layer.register_forward_pre_hook(self._recorder(i)) for i, layer in enumerate(self._watched)]
         try:
             yield
         finally:
@@ -61,19 +86,11 @@ class NormStatistics:
 
     @contextmanager
     def of_the_batch(self) -> Iterator[None]:
-        """Normalises with the statistics of the frame at hand and leaves the running ones untouched."""
-        momenta = [layer.momentum for layer in self._layers]
-        for layer in self._layers:
-            layer.momentum = 0.0
-            layer.train()
-        try:
+        """Normalises the student with the statistics of the images at hand; the running ones stay."""
+        with batch_statistics(self._layers):
             yield
-        finally:
-            for layer, momentum in zip(self._layers, momenta, strict=True):
-                layer.momentum = momentum
-                layer.eval()
 
-    def _recorder(self, index: int):  # type: ignore[no-untyped-def]
+    def _recorder(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0].detach().float()
             var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
@@ -82,14 +99,32 @@ class NormStatistics:
         return record
 
     @torch.no_grad()
-    def absorb(self) -> None:
-        """Folds the statistics of the last predicted frame into the running ones."""
-        for index, (layer, seen) in enumerate(zip(self._layers, self._seen, strict=True)):
-            if seen is not None:
-                mean, var = _running(layer)
-                mean.lerp_(seen[0], self.settings.momentum)
-                var.lerp_(seen[1], self.settings.momentum)
-                self._seen[index] = None
+    def absorb(self) -> bool:
+        """Folds the statistics of the last predicted frame into the running ones, unless one is not finite.
+
+        Returns:
+            Whether they were.
+        """
+        found = [(layer, *seen) for layer, seen in zip(self._layers, self._seen, strict=True) if seen is not None]
+        self._seen = [None] * len(self._layers)
+        # One check for all layers: each would be a wait for the device.
+        if not found or not torch.cat([part for _, *parts in found for part in parts]).isfinite().all():
+            return False
+        for layer, seen_mean, seen_var in found:
+            mean, var = _running(layer)
+            mean.lerp_(seen_mean, self.settings.momentum)
+            var.lerp_(seen_var, self.settings.momentum)
+        return True
+
+    def copy_buffers(self) -> list[Tensor]:
+        """Every buffer of the layers, for `restore_buffers`."""
+        return [buffer.clone() for layer in self._layers for buffer in layer.buffers()]
+
+    @torch.no_grad()
+    def restore_buffers(self, saved: list[Tensor]) -> None:
+        """Puts the buffers back to what `copy_buffers` gave."""
+        for buffer, old in zip((b for layer in self._layers for b in layer.buffers()), saved, strict=True):
+            buffer.copy_(old)
 
     @torch.no_grad()
     def pull(self, share: float) -> None:
@@ -102,6 +137,6 @@ class NormStatistics:
 
 def _running(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     mean, var = layer.running_mean, layer.running_var
-    if mean is None or var is None:
-        raise ValueError("BatchNorm layers without running statistics cannot follow a stream")
+    assert mean is not None
+    assert var is not None
     return mean, var

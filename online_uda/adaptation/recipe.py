@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from online_uda.adaptation.method import StepReport
 from online_uda.adaptation.mixed_step import MixedObjective
@@ -23,6 +24,7 @@ from online_uda.adaptation.settings import MethodSettings
 from online_uda.adaptation.teacher import EMATeacher
 from online_uda.adaptation.trigger.base import TriggerPolicy
 from online_uda.adaptation.trigger.hamlet import set_learning_rate
+from online_uda.errors import UserError
 from online_uda.networks.segmenter import Segmentation, Segmenter
 from streams.frame import ClassSet
 
@@ -39,6 +41,9 @@ class Recipe:
         trigger: Decides when to learn.
         seed: Of mixing and augmentation.
         bf16: Run networks under bfloat16 autocast.
+
+    Raises:
+        UserError: If the scope fits nothing in the network.
     """
 
     def __init__(
@@ -55,28 +60,39 @@ class Recipe:
     ) -> None:
         self.name, self.settings = name, settings
         self._source, self._classes, self._replay, self._trigger = source, classes, replay, trigger
-        self.student: Segmenter = source if settings.scope.parameters == "none" else copy.deepcopy(source)
+        fixed = settings.scope.parameters == "none" and settings.norm.statistics == "source"
+        self.student: Segmenter = source if fixed else copy.deepcopy(source)
         self._bf16 = bf16
         self._device = next(source.parameters()).device
         self._everything = list(self.student.named_parameters())
         self._learning = scope_parameters(self.student, settings.scope)
-        self._trainable = self._learning
+        if settings.scope.parameters != "none" and not self._learning:
+            raise UserError(f"method {name}: scope.parameters {settings.scope.parameters} fits nothing in this network")
         self._optimizer = build_optimizer(self._learning, settings.optimizer)
         anchors = dict(source.named_parameters())
         self._anchors = [anchors[parameter_name].detach().clone() for parameter_name, _ in self._learning]
-        self.student.requires_grad_(False)
-        if self._learning:
+        if self.student is not source:
             set_trainable(self._everything, self._learning)
-        self._norm = NormStatistics(self.student, settings.norm)
         self._selector = self._build_selector()
         self._generator = torch.Generator().manual_seed(seed)
         self.teacher = self._build_teacher()
+        self._deployed: nn.Module = self.student
+        if settings.deploy == "teacher" and self.teacher is not None:
+            self.teacher.update(self.student)
+            self._deployed = self.teacher.module
+        self._norm = NormStatistics(self.student, settings.norm, watched=self._deployed)
+        self._teacher_norm = None if self.teacher is None else NormStatistics(self.teacher.module, settings.norm)
         self._mixed = None if settings.objectives.mixed is None else MixedObjective(settings)
 
     def _build_selector(self) -> ScopeSelector | None:
         scope = self.settings.scope
         if scope.parameters != "suffix":
             return None
+        if scope.select == "hamt" and len(self.student.stages) != len(scope.speeds_hz):
+            raise UserError(
+                f"method {self.name}: scope.select hamt chooses among {len(scope.speeds_hz)} modules, this network has "
+                f"{len(self.student.stages)}; set scope.select to fixed"
+            )
         return ScopeSelector(
             scope.select, speeds_hz=scope.speeds_hz, temperature=scope.temperature, rate=scope.rate,
             fixed_stage=scope.first_module,
@@ -95,7 +111,7 @@ class Recipe:
         """Segments ``frames`` (1, 3, H, W) float32 RGB in [0, 1] with the weights published so far."""
         # no_grad, not inference_mode: the statistics recorded here become running buffers of a trained network.
         with torch.no_grad(), self._norm.predicting(), self._autocast():
-            return self.student(frames)
+            return self._deployed(frames)
 
     def observe(self, frames: Tensor, prediction: Segmentation) -> StepReport:
         """Learns from a frame that `predict` has answered.
@@ -110,44 +126,60 @@ class Recipe:
             self._replay.observe(frames, changed=decision.detected)
         if not decision.learn:
             moved = decision.relax and self._pull(self.settings.anchor.relax)
+            if moved and self._deployed is not self.student:
+                self._pull_deployed(self.settings.anchor.relax)
             return StepReport(moved, decision.detected, decision.signal)
-        if self._norm.moves:
-            self._norm.absorb()
-        losses, scope = self._learn(frames, decision.learning_rate, decision.mix_ratio)
-        return StepReport(
-            bool(losses) or self._norm.moves, decision.detected, decision.signal, scope, self._rate(), losses
-        )
-
-    def _rate(self) -> float | None:
+        absorbed = self._norm.moves and self._norm.absorb()
         if self._optimizer is None:
-            return None
-        group = self._optimizer.param_groups[0]
+            self._pull(self.settings.anchor.pull)
+            return StepReport(absorbed, decision.detected, decision.signal)
+        if decision.learning_rate is not None:
+            set_learning_rate(self._optimizer, decision.learning_rate)
+        losses, scope = self._learn(self._optimizer, frames, decision.mix_ratio)
+        stepped = scope is not None
+        rate = self._rate(self._optimizer) if stepped else None
+        return StepReport(stepped or absorbed, decision.detected, decision.signal, scope, rate, losses)
+
+    @staticmethod
+    def _rate(optimizer: torch.optim.Optimizer) -> float:
+        group = optimizer.param_groups[0]
         return float(group["lr"]) / float(group["lr_scale"])
 
     def _learn(
-        self, frames: Tensor, learning_rate: float | None, mix_ratio: float | None
+        self, optimizer: torch.optim.Optimizer, frames: Tensor, mix_ratio: float | None
     ) -> tuple[dict[str, float], str | None]:
-        if self._optimizer is None:
-            return {}, None
-        if learning_rate is not None:
-            set_learning_rate(self._optimizer, learning_rate)
+        """Takes the steps of a frame; gives the losses of the last one and what learned, None if no step was taken."""
         losses: dict[str, float] = {}
-        scope: str | None = None
+        learned: str | None = None
         for _ in range(self.settings.steps):
             scope = self._select_scope()
             if self.teacher is not None:
                 self.teacher.update(self.student)
-            self._optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
+            before = self._norm.copy_buffers() if self.settings.student_mode == "train" else None
             with self._learning_mode():
                 losses = self._backward(frames, mix_ratio)
-            if not all(value == value and abs(value) != float("inf") for value in losses.values()):
-                self._optimizer.zero_grad(set_to_none=True)
-                return losses, None
-            self._optimizer.step()
+            if not self._is_finite(losses):
+                optimizer.zero_grad(set_to_none=True)
+                if before is not None:
+                    self._norm.restore_buffers(before)
+                break
+            optimizer.step()
+            learned = scope
             if self._selector is not None:
-                self._selector.update(losses.get("mixed", sum(losses.values())))
+                self._selector.update(losses["mixed"] if "mixed" in losses else self._total(losses))
             self._pull(self.settings.anchor.pull)
-        return losses, scope
+        return losses, learned
+
+    def _is_finite(self, losses: Mapping[str, float]) -> bool:
+        """Whether a step may be taken: a finite loss can still have a gradient that is not."""
+        if not all(math.isfinite(value) for value in losses.values()):
+            return False
+        gradients = [parameter.grad for _, parameter in self._learning if parameter.grad is not None]
+        return not gradients or bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
+
+    def _total(self, losses: Mapping[str, float]) -> float:
+        return sum(getattr(self.settings.objectives, name).weight * value for name, value in losses.items())
 
     def _select_scope(self) -> str:
         if self._selector is None:
@@ -163,8 +195,12 @@ class Recipe:
         if self.settings.student_mode == "train":
             self.student.train()
             self.student.light_head.eval()
+            # Dropout draws from torch's global generators; seeded by ours, a resumed run drops the same.
+            seed = int(torch.randint(2**62, (), generator=self._generator).item())
             try:
-                yield
+                with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+                    torch.manual_seed(seed)
+                    yield
             finally:
                 self.student.eval()
         elif self.settings.norm.statistics == "batch":
@@ -206,11 +242,12 @@ class Recipe:
 
     @contextmanager
     def _norm_of_teacher(self) -> Iterator[None]:
-        """HAMLET's teacher normalises with the statistics of the crop at hand where the student trains its own."""
-        if self.settings.student_mode != "train" or self.teacher is None:
+        """The teacher normalises with the statistics of the crop at hand where the student does (HAMLET)."""
+        of_the_batch = self.settings.student_mode == "train" or self.settings.norm.statistics == "batch"
+        if self._teacher_norm is None or not of_the_batch:
             yield
             return
-        with NormStatistics(self.teacher.module, self.settings.norm).of_the_batch():
+        with self._teacher_norm.of_the_batch():
             yield
 
     def _backward_replay(self, images: Tensor, labels: Tensor) -> dict[str, float]:
@@ -237,18 +274,26 @@ class Recipe:
     @torch.no_grad()
     def _pull(self, share: float) -> bool:
         """Moves the learning parameters and BatchNorm statistics a step towards the source; tells whether any moved."""
-        if share == 0.0 or not self._learning:
+        if share == 0.0 or self.student is self._source:
             return False
-        torch._foreach_lerp_([parameter.data for _, parameter in self._learning], self._anchors, share)
-        if self.settings.norm.statistics == "stream":
-            self._norm.pull(share)
-        return True
+        if self._learning:
+            torch._foreach_lerp_([parameter.data for _, parameter in self._learning], self._anchors, share)
+        self._norm.pull(share)
+        return bool(self._learning) or self._norm.moves
+
+    @torch.no_grad()
+    def _pull_deployed(self, share: float) -> None:
+        """Takes deployed averaged weights along when the student goes back to the source."""
+        averaged = dict(self._deployed.named_parameters())
+        torch._foreach_lerp_([averaged[name].data for name, _ in self._learning], self._anchors, share)
+        for mine, students in zip(self._deployed.buffers(), self.student.buffers(), strict=True):
+            mine.copy_(students)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that later frames depend on; the source network and the replay images are rebuilt, not saved."""
+        """Everything that later frames depend on, copied; the source network and the replay images are rebuilt."""
         student = {k: v for k, v in self.student.state_dict().items() if not k.startswith("light_head.")}
-        return {
-            "student": {name: tensor.clone() for name, tensor in student.items()} if self._learning else {},
+        state = {
+            "student": {} if self.student is self._source else student,
             "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
             "selector": None if self._selector is None else self._selector.state_dict(),
@@ -256,11 +301,19 @@ class Recipe:
             "trigger": self._trigger.state_dict(),
             "generator": self._generator.get_state(),
         }
+        return copy.deepcopy(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores `state_dict` bit for bit."""
+        """Restores `state_dict` bit for bit.
+
+        Raises:
+            UserError: If the state is of another network or of other source images.
+        """
         if state["student"]:
-            self.student.load_state_dict(state["student"], strict=False)
+            result = self.student.load_state_dict(state["student"], strict=False)
+            strange = [n for n in (*result.missing_keys, *result.unexpected_keys) if not n.startswith("light_head.")]
+            if strange:
+                raise UserError(f"the saved state is of another network; {strange[0]} does not fit")
         for part, saved in (
             (self._optimizer, state["optimizer"]),
             (self.teacher, state["teacher"]),
@@ -269,5 +322,6 @@ class Recipe:
             (self._trigger, state["trigger"]),
         ):
             if part is not None:
-                part.load_state_dict(saved)
-        self._generator.set_state(state["generator"])
+                # A copy, because an optimiser keeps the tensors it is given.
+                part.load_state_dict(copy.deepcopy(saved))
+        self._generator.set_state(state["generator"].cpu())
