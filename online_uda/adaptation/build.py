@@ -45,7 +45,8 @@ def build_method(
     Args:
         settings: The slots.
         name: Name in reports.
-        network: The source network, already on ``device``; it is shared and never changed.
+        network: The source network, already on ``device``; it is shared and never changed, but for a light head
+            that the checkpoint lacks and HAMLET's trigger needs.
         classes: Label space.
         source: Labelled source images; needed when the method has a replay slot.
         size: Height and width of replayed images; None keeps the source's own.
@@ -117,7 +118,7 @@ def fit_light_head(network: Segmenter, buffer: ReplayBuffer, seed: int, device: 
     generator = torch.Generator().manual_seed(seed)
     sampler = ReplaySampler(buffer, generator, policy="uniform")
     head = network.light_head
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for module in head.modules():
             reset: Any = getattr(module, "reset_parameters", None)

@@ -1,4 +1,4 @@
-"""The triggers that watch the stream with the frozen source network: HAMLET's window detector and the drift detector."""
+"""The triggers that watch the stream with the frozen source network: HAMLET's windows and the drift detector."""
 
 from __future__ import annotations
 
