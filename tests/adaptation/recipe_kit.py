@@ -1,0 +1,146 @@
+"""Tiny trained networks, a labelled source set and a stream, shared by the tests of recipes."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from online_uda.adaptation.method import StepReport
+from online_uda.adaptation.recipe import Recipe
+from online_uda.adaptation.replay.buffer import ReplayBuffer
+from online_uda.adaptation.replay.source import SourceReplay
+from online_uda.adaptation.settings import AlwaysTrigger, MethodSettings
+from online_uda.adaptation.trigger.base import EveryFrames, TriggerPolicy
+from online_uda.networks.heads import AllMLPHead, LightHead
+from online_uda.networks.mit import MiTConfig
+from online_uda.networks.segmenter import SegformerConfig, Segmenter, build_segformer
+from streams.classes import CAMVID_11
+from streams.frame import ClassSet, LabelledImage
+
+SIZE = (64, 128)
+WIDTHS = (8, 16, 24, 32)
+KINDS = ("layernorm", "batchnorm")
+State = dict[str, Tensor]
+
+
+class SourceSet:
+    """Blocks of classes, each painted in a colour of its own with noise; class 9 is rare."""
+
+    classes: ClassSet = CAMVID_11
+
+    def __init__(self, count: int = 8, size: tuple[int, int] = SIZE, seed: int = 0) -> None:
+        self.count, self.size, self.seed = count, size, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        generator = np.random.default_rng((self.seed, index))
+        height, width = self.size
+        blocks = generator.integers(0, 9, (2, 4))
+        if index == 3:
+            blocks[0, 0] = 9
+        label = np.kron(blocks, np.ones((height // 2, width // 4), np.int64)).astype(np.uint8)
+        label[0] = 255
+        colours = np.random.default_rng(99).integers(40, 216, (256, 3))
+        image = np.clip(colours[label] + generator.normal(0, 12, (height, width, 3)), 0, 255).astype(np.uint8)
+        return LabelledImage(image, label)
+
+
+def stream(count: int, *, seed: int = 50, size: tuple[int, int] = SIZE, haze: float = 0.5) -> Iterator[Tensor]:
+    """Unseen scenes of the source in haze, ``(1, 3, H, W)`` float32 in [0, 1]."""
+    scenes = SourceSet(count, size, seed)
+    for index in range(count):
+        image = torch.from_numpy(scenes[index].image).permute(2, 0, 1)[None].float() / 255.0
+        yield image * (1.0 - haze) + haze * 0.8
+
+
+def _conv_stage(into: int, out: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(into, out, 2 * stride - 1, stride, stride - 1), nn.BatchNorm2d(out), nn.ReLU())
+
+
+def untrained(kind: str) -> Segmenter:
+    """A SegFormer, or a network with nothing but convolutions and BatchNorm behind the same interface."""
+    torch.manual_seed(0)
+    if kind == "layernorm":
+        encoder = MiTConfig(WIDTHS, (1, 1, 1, 1), (1, 1, 1, 1), (8, 4, 2, 1))
+        return build_segformer(SegformerConfig(encoder, len(CAMVID_11), head_width=16, light_width=8))
+    sides = zip((3, *WIDTHS), WIDTHS, (4, 2, 2, 2), strict=False)
+    stages: list[nn.Module] = [_conv_stage(*side) for side in sides]
+    return Segmenter(stages, AllMLPHead(WIDTHS, 16, len(CAMVID_11)), LightHead(WIDTHS[0], 8, len(CAMVID_11)))
+
+
+@functools.cache
+def _trained(kind: str) -> Segmenter:
+    network, source = untrained(kind).train(), SourceSet()
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
+    images = torch.stack([torch.from_numpy(source[i].image).permute(2, 0, 1).float() / 255.0 for i in range(8)])
+    labels = torch.stack([torch.from_numpy(source[i].label).long() for i in range(8)])
+    for _ in range(40):
+        output, light = network(images), network.light(images)
+        loss = sum(nn.functional.cross_entropy(part.full(), labels, ignore_index=255) for part in (output, light))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[union-attr]
+        optimizer.step()
+    return network.eval().requires_grad_(False)
+
+
+def trained(kind: str) -> Segmenter:
+    """A copy of a network that was trained for a moment on `SourceSet`, frozen."""
+    return copy.deepcopy(_trained(kind))
+
+
+def settings_of(data: dict[str, Any], **changes: Any) -> MethodSettings:
+    """Settings from plain data; ``changes`` are dotted keys with ``__`` for the dot."""
+    data = copy.deepcopy({"description": "test", **data})
+    for key, value in changes.items():
+        node, parts = data, key.split("__")
+        for part in parts[:-1]:
+            node[part] = node.get(part) or {}
+            node = node[part]
+        node[parts[-1]] = value
+    return MethodSettings.model_validate(data)
+
+
+def make_recipe(
+    settings: MethodSettings,
+    network: Segmenter,
+    *,
+    trigger: TriggerPolicy | None = None,
+    seed: int = 0,
+    source: SourceSet | None = None,
+) -> Recipe:
+    """A recipe on the CPU in float32; without a trigger it learns as the settings' always-trigger says."""
+    replay = None
+    if settings.replay is not None:
+        source = source if source is not None else SourceSet()
+        buffer = ReplayBuffer(source, range(len(source)))
+        replay = SourceReplay(buffer, settings.replay, seed)
+    if trigger is None:
+        assert isinstance(settings.trigger, AlwaysTrigger)
+        trigger = EveryFrames(settings.trigger.every)
+    return Recipe(
+        settings, name="test", source=network, classes=CAMVID_11, replay=replay, trigger=trigger, seed=seed, bf16=False
+    )
+
+
+def play(recipe: Recipe, frames: Iterator[Tensor]) -> list[StepReport]:
+    """Predicts and observes every frame."""
+    return [recipe.observe(frame, recipe.predict(frame)) for frame in frames]
+
+
+def copy_of(module: nn.Module) -> State:
+    """Parameters and buffers by name, copied."""
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def changed(before: State, after: State) -> set[str]:
+    """Names whose values differ in any bit."""
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
