@@ -15,7 +15,7 @@ from online_uda.errors import UserError
 from online_uda.networks.segmenter import SegformerConfig, Segmenter, build_segformer
 from online_uda.training.draw import SourceDraw
 from online_uda.training.plan import RISING, Phase, TrainingPlan
-from online_uda.training.trainer import Trainer, parameter_groups, segmentation_loss
+from online_uda.training.trainer import Trainer, bf16_is_faster, parameter_groups, segmentation_loss
 from online_uda.training.validate import validate
 from streams.classes import CAMVID_11
 from streams.frame import IGNORE_ID, LabelledImage, LabelledSet
@@ -235,6 +235,25 @@ def test_resume_refuses_what_does_not_fit(
     with pytest.raises(UserError, match="does not fit this training run") as caught:
         trainer_for(tiny_network, blocks, tmp_path).resume()
     assert "\n" not in str(caught.value)
+
+
+def test_bf16_rounds_but_trains_alike(tiny_network: Segmenter, blocks: LabelledSet, tmp_path: Path) -> None:
+    exact, rounded = trainer_for(tiny_network, blocks, tmp_path), trainer_for(tiny_network, blocks, tmp_path)
+    rounded.bf16 = True
+    first, second = ([loss for _, loss, _ in run(trainer)] for trainer in (exact, rounded))
+    assert first != second
+    assert first == pytest.approx(second, rel=0.05)
+    assert next(rounded.network.parameters()).dtype == torch.float32
+
+
+def test_unset_precision_is_measured_without_touching_the_network(
+    tiny_network: Segmenter, blocks: LabelledSet, tmp_path: Path
+) -> None:
+    before = copy.deepcopy(tiny_network.state_dict())
+    faster = bf16_is_faster(tiny_network, (64, 64), CPU)
+    assert isinstance(faster, bool)
+    assert_same(before, tiny_network.state_dict())
+    assert all(parameter.grad is None for parameter in tiny_network.parameters())
 
 
 def test_seed_changes_the_run(tiny_network: Segmenter, blocks: LabelledSet, tmp_path: Path) -> None:
