@@ -150,9 +150,7 @@ def carriage(
         sz = z - side * fx * half + fz * start
         material = P.M_BIG_SIDE if wheel > 0.0 else P.M_BOX_SIDE
         y = 0.0 if wheel > 0.0 else low
-        n = P.put(
-            prims, n, sx, y, sz, side * fx, side * fz, 0.0, 1.0, 0.0, length, height - y, material, label, seed
-        )
+        n = P.put(prims, n, sx, y, sz, side * fx, side * fz, 0.0, 1.0, 0.0, length, height - y, material, label, seed)
         p = prims[n - 1]
         p[P.PARAM] = length
         p[P.PARAM + 1] = skirt

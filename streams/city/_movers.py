@@ -165,9 +165,7 @@ def box_side(
 
 
 @kernel
-def box_end(
-    env: NDArray[np.float64], p: NDArray[np.float64], u: float, v: float, fu: float, fv: float
-) -> RGB:
+def box_end(env: NDArray[np.float64], p: NDArray[np.float64], u: float, v: float, fu: float, fv: float) -> RGB:
     """Front (1), rear (2) or plain (0) end of a bus, tram, cab or cargo box."""
     style = int(p[P.PARAM + 6])
     end = int(p[P.PARAM + 1])

@@ -57,7 +57,8 @@ def put(
 ) -> int:  # fmt: skip
     """Write a ``w`` by ``h`` rectangle with level U as record ``n``; returns ``n + 1``."""
     p = prims[n]
-    p[:] = 0.0
+    for k in range(COLUMNS):
+        p[k] = 0.0
     p[0] = x
     p[1] = y
     p[2] = z
@@ -127,9 +128,7 @@ def box(
     ex = x + ux * length
     ez = z + uz * length
     n = put(prims, n, ex, y, ez, fx, fz, 0.0, 1.0, 0.0, depth, height, sides, label, seed)
-    n = put(
-        prims, n, ex + fx * depth, y, ez + fz * depth, -ux, -uz, 0.0, 1.0, 0.0, length, height, sides, label, seed
-    )
+    n = put(prims, n, ex + fx * depth, y, ez + fz * depth, -ux, -uz, 0.0, 1.0, 0.0, length, height, sides, label, seed)
     n = put(prims, n, x, y + height, z, ux, uz, fx, 0.0, fz, length, depth, M_ROOF, label, seed)
     for k in range(n - 5, n):
         prims[k, ONE_SIDED] = 1.0

@@ -271,9 +271,7 @@ def resolve(
             red, green, blue = 0.0, 0.0, 0.0
             for k in range(distinct):
                 if keys[k] < 0:
-                    lab, cr, cg, cb, z = _background(
-                        env, lots, crossings, tile, camera, px, py, float(light[row, col])
-                    )
+                    lab, cr, cg, cb, z = _background(env, lots, crossings, tile, camera, px, py, float(light[row, col]))
                 else:
                     key = int(keys[k])
                     w = visible[key // R.PARTS]

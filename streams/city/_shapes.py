@@ -325,9 +325,7 @@ def hedge(tile: NDArray[np.float32], u: float, v: float, height: float, seed: in
 
 
 @kernel
-def part_at(
-    tile: NDArray[np.float32], p: NDArray[np.float64], u: float, v: float, q: float, towards: float
-) -> int:
+def part_at(tile: NDArray[np.float32], p: NDArray[np.float64], u: float, v: float, q: float, towards: float) -> int:
     """Part of the cut-out with record ``p`` at (u, v), 0 = nothing; ``towards`` > 0 when it faces the camera."""
     material = int(p[P.MATERIAL])
     seed = int(p[P.SEED])

@@ -172,7 +172,10 @@ def fence(tile: NDArray[np.float32], p: NDArray[np.float64], u: float, v: float,
     elif kind == 1.0:
         solid = max(pulse(u / 0.24, fu / 0.24, 0.0, 0.32), rail)
     else:
-        solid = max(0.34, 1.0 - (1.0 - pulse((u + v) / 0.3, fu / 0.3, 0.0, 0.2)) * (1.0 - pulse((u - v) / 0.3, fu / 0.3, 0.0, 0.2)))
+        solid = max(
+            0.34,
+            1.0 - (1.0 - pulse((u + v) / 0.3, fu / 0.3, 0.0, 0.2)) * (1.0 - pulse((u - v) / 0.3, fu / 0.3, 0.0, 0.2)),
+        )
         solid = max(solid, rail)
     solid = max(solid, post)
     tone = 1.0 + 0.08 * noise(tile, u * 9.0, v * 1.5)

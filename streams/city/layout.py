@@ -276,7 +276,9 @@ def _crossing(build: _Builder, cross: float) -> None:
             q0=5, q1=rng.choice((2, 4)),
         )  # fmt: skip
         for _ in range(rng.randint(0, 3)):
-            _stander(build, side * (half + rng.uniform(0.6, 2.4)), z + rng.choice((-1, 1)) * (cross + rng.uniform(1, 4)))
+            _stander(
+                build, side * (half + rng.uniform(0.6, 2.4)), z + rng.choice((-1, 1)) * (cross + rng.uniform(1, 4))
+            )
 
 
 def _stander(build: _Builder, x: float, z: float) -> None:

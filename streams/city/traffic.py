@@ -54,13 +54,20 @@ def plan_lanes(env: NDArray[np.float64], key: int, ego: EgoMotion) -> list[Lane]
             speed = ego.speed if side > 0 and is_ego else side * ego.speed * rng.uniform(0.75, 1.2)
             spacing = 2 * ego.surge_m + rng.uniform(16, 34)
             lanes.append(
-                Lane(VEHICLE, x, speed, spacing, rng.uniform(0, 100), rng.uniform(0.45, 0.9), rng.getrandbits(30), is_ego)
+                Lane(
+                    VEHICLE, x, speed, spacing, rng.uniform(0, 100), rng.uniform(0.45, 0.9), rng.getrandbits(30), is_ego
+                )
             )
         edge = count * lane_m + (0.5 * env[E.BIKE_M] if env[E.BIKE_M] > 0 else -0.45)
         if env[E.BIKE_M] > 0 or rng.random() < 0.7:
             lanes.append(
                 Lane(
-                    CYCLE, side * edge, side * rng.uniform(3.5, 5.5), rng.uniform(14, 30), rng.uniform(0, 99), 0.8,
+                    CYCLE,
+                    side * edge,
+                    side * rng.uniform(3.5, 5.5),
+                    rng.uniform(14, 30),
+                    rng.uniform(0, 99),
+                    0.8,
                     rng.getrandbits(30),
                 )  # fmt: skip
             )
@@ -69,17 +76,38 @@ def plan_lanes(env: NDArray[np.float64], key: int, ego: EgoMotion) -> list[Lane]
             x = side * rng.uniform(min(inner, half + walk - 0.6), half + walk - 0.5)
             lanes.append(
                 Lane(
-                    WALKER, x, direction * rng.uniform(1.0, 1.6), rng.uniform(6, 20), rng.uniform(0, 99), 0.75,
+                    WALKER,
+                    x,
+                    direction * rng.uniform(1.0, 1.6),
+                    rng.uniform(6, 20),
+                    rng.uniform(0, 99),
+                    0.75,
                     rng.getrandbits(30),
                 )  # fmt: skip
             )
     if env[E.TRAM] > 0:
         lanes.append(
-            Lane(TRAM, -0.5 * lane_m, -0.8 * ego.speed, rng.uniform(75, 130), rng.uniform(0, 99), 0.9, rng.getrandbits(30))
+            Lane(
+                TRAM,
+                -0.5 * lane_m,
+                -0.8 * ego.speed,
+                rng.uniform(75, 130),
+                rng.uniform(0, 99),
+                0.9,
+                rng.getrandbits(30),
+            )
         )
         if count == 2:
             lanes.append(
-                Lane(TRAM, 0.5 * lane_m, 0.9 * ego.speed, rng.uniform(80, 140), rng.uniform(0, 99), 0.9, rng.getrandbits(30))
+                Lane(
+                    TRAM,
+                    0.5 * lane_m,
+                    0.9 * ego.speed,
+                    rng.uniform(80, 140),
+                    rng.uniform(0, 99),
+                    0.9,
+                    rng.getrandbits(30),
+                )
             )
     return lanes
 
@@ -184,7 +212,20 @@ def _crossers(env: NDArray[np.float64], key: int, ego: EgoMotion, time_s: float,
             turn = way * math.pi / 2
             height, step, seed = rng.uniform(1.5, 1.95), rng.uniform(0, 6), rng.getrandbits(30)
             items.append(
-                (P.K_PERSON, x + E.bend(env, z), 0.0, z, turn, 0.0, 0.0, height, seed, step + 5.5 * time_s, walking, 0.0)
+                (
+                    P.K_PERSON,
+                    x + E.bend(env, z),
+                    0.0,
+                    z,
+                    turn,
+                    0.0,
+                    0.0,
+                    height,
+                    seed,
+                    step + 5.5 * time_s,
+                    walking,
+                    0.0,
+                )
             )
     return items
 
