@@ -136,10 +136,12 @@ def _run(options: dict[str, Any], overrides: list[str], resumed: str | None, wor
 
     from online_uda.run import start  # torch comes in here, after everything that needs no torch has been checked
 
-    warnings.showwarning = _show_warning
-    runner = start(inputs, folder, resumed=resumed is not None, argv=["python", "run_stream.py", *words])
-    print(f"run folder: {folder}", file=sys.stderr, flush=True)
-    summary = runner.run()
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        warnings.filterwarnings("ignore", "Detected pickle protocol")  # torch, of a file that is refused anyway
+        runner = start(inputs, folder, resumed=resumed is not None, argv=["python", "run_stream.py", *words])
+        print(f"run folder: {folder}", file=sys.stderr, flush=True)
+        summary = runner.run()
     print(f"run folder: {folder}", file=sys.stderr)
     if summary["interrupted"]:
         print(f"stopped; --resume {folder} continues", file=sys.stderr)

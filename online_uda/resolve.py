@@ -99,8 +99,11 @@ def resume_plan(config: Path, options: Mapping[str, Any], overrides: Sequence[st
         wanted = resolve(run, [*split[_SCHEDULE], *split[_METHOD]])
     else:
         wanted = replace(_stored_plan(stored_document, split), run=_absolute(run, stored.schedule, faults))
-    ignored = tuple(f"{_RUN}.{key}:" for key in NUMBERS_UNTOUCHED)
-    lines = [line for line in differences(stored.as_dict(), wanted.as_dict()) if not line.startswith(ignored)]
+    ignored = [f"{_RUN}.{key}:" for key in NUMBERS_UNTOUCHED]
+    for key in (_SCHEDULE, _METHOD):
+        if getattr(stored.run, key) != getattr(wanted.run, key):
+            ignored.append(f"{key}.")  # another name says it; the list of its settings would bury the rest
+    lines = [line for line in differences(stored.as_dict(), wanted.as_dict()) if not line.startswith(tuple(ignored))]
     if lines:
         raise UserError(
             f"{config.parent} was run with another configuration: {'; '.join(lines)}; "
