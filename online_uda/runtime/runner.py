@@ -92,7 +92,8 @@ class Runner:
             if saved != here:
                 raise UserError(
                     f"{self.folder.path}: the {what} changed since the snapshot was written "
-                    f"({str(saved)[:12]} then, {str(here)[:12]} now); bring back what was there, or start a new run with --out"
+                    f"({str(saved)[:12]} then, {str(here)[:12]} now); "
+                    f"bring back what was there, or start a new run with --out"
                 )
         self.method.load_state_dict(state.method)
         self.evaluator.load_state_dict(state.evaluator)
