@@ -31,7 +31,7 @@ KERB_M = 0.22
 def bend_at(env: NDArray[np.float64], lots: NDArray[np.float64], z: float) -> float:
     """`_env.bend` from the lot table, linear within a metre (off by less than 1 mm); exact beyond the table."""
     at = z - env[E.TABLE_Z]
-    row = int(math.floor(at))
+    row = math.floor(at)
     if row < 0 or row >= lots.shape[1] - 1:
         return E.bend(env, z)
     here = lots[0, row, LOT_MIDDLE]
@@ -159,7 +159,7 @@ def _paving(
         gap = 1.0 - (1.0 - pulse(x / size, fx / size, 0.0, joint)) * (1.0 - pulse(s / size, fs / size, 0.0, joint))
         tone -= 0.16 * gap
         if fs < 0.4:
-            cell = int(math.floor(x / size)) * 7919 + int(math.floor(s / size))
+            cell = math.floor(x / size) * 7919 + math.floor(s / size)
             tone += 0.09 * (rnd(cell, 3) - 0.5) * (1.0 - fs * 2.5)
     elif max(fx, fs) < 0.2:
         tone += 0.05 * noise(tile, x * 29.0, s * 29.0)
@@ -237,7 +237,7 @@ def ground(
         r, g, b = _grass(env, tile, x, s, False, max(fx, fs))
         return P.TERRAIN, r, g, b
     if over >= walk and not near_cross:
-        bin_row = int(math.floor(s - env[E.TABLE_Z]))
+        bin_row = math.floor(s - env[E.TABLE_Z])
         surface = LAWN
         if 0 <= bin_row < lots.shape[1]:
             surface = lots[1 if x > 0.0 else 0, bin_row, LOT_SURFACE]

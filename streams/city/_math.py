@@ -95,7 +95,7 @@ def noise(tile: NDArray[np.float32], x: float, y: float) -> float:
 @kernel
 def texel(tile: NDArray[np.float32], x: float, y: float) -> float:
     """Nearest texel of the noise tile: for grain finer than one can see the blocks of."""
-    return float(tile[int(math.floor(y)) & 255, int(math.floor(x)) & 255])
+    return float(tile[math.floor(y) & 255, math.floor(x) & 255])
 
 
 @kernel

@@ -140,7 +140,7 @@ def carriage(
     low: float, height: float, skirt: float, wheel: float, axles: tuple[float, float, float], style: int, label: int,
     seed: int, ends: int,
 ) -> int:  # fmt: skip
-    """A box from ``ahead - length`` to ``ahead`` along the heading, floor at ``low``; ``ends`` 1 front, 2 rear, 3 both."""
+    """A box from ``ahead - length`` to ``ahead`` of the centre, floor at ``low``; ``ends``: 1 front, 2 rear, 3 both."""
     fx, fz = math.sin(turn), math.cos(turn)
     half = 0.5 * width
     rear = ahead - length

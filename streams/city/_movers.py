@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from streams.city import _env as E
 from streams.city import _prims as P
 from streams.city import _shapes as S
+from streams.city import _shapes_figures as B
 from streams.city._math import band, clamp, kernel, noise, pulse, rnd
 
 RGB = tuple[float, float, float]
@@ -215,38 +216,38 @@ def figure(
     """People and cycles by part; ``towards`` > 0 when they face the camera."""
     seed = int(p[P.SEED])
     fold = 1.0 + 0.06 * noise(tile, u * 60.0 + (seed & 63), v * 60.0)
-    if part == S.SKIN:
+    if part == B.SKIN:
         tan = 0.45 + 0.55 * rnd(seed, 101)
         if towards < -0.3 and v > 1.3:
             return 70.0 * fold, 52.0 * fold, 40.0 * fold  # back of the head
         return 222.0 * tan, 172.0 * tan, 142.0 * tan
-    if part == S.HAIR:
+    if part == B.HAIR:
         tone = 0.5 + 1.2 * rnd(seed, 102)
         if p[P.MATERIAL] == P.M_BIKE and rnd(seed, 103) < 0.75:
             white = rnd(seed, 104)
             return 40.0 + 180.0 * white, 40.0 + 170.0 * white, 44.0 + 160.0 * white  # a helmet
         return 66.0 * tone, 50.0 * tone, 38.0 * tone
-    if part == S.TOP:
+    if part == B.TOP:
         return p[P.RGB_A] * fold, p[P.RGB_A + 1] * fold, p[P.RGB_A + 2] * fold
-    if part == S.LEGS:
+    if part == B.LEGS:
         dark = 0.75 * fold
         return p[P.RGB_B] * dark, p[P.RGB_B + 1] * dark, p[P.RGB_B + 2] * dark + 4.0
-    if part == S.SHOES:
+    if part == B.SHOES:
         return 40.0, 36.0, 34.0
-    if part == S.BAG:
+    if part == B.BAG:
         return p[P.RGB_B + 1] + 30.0, p[P.RGB_B] * 0.6, p[P.RGB_B + 2] * 0.6 + 20.0
-    if part == S.TYRE:
+    if part == B.TYRE:
         return 24.0, 24.0, 25.0
-    if part == S.SPOKES:
+    if part == B.SPOKES:
         # Thin spokes over the street behind: the mean of both, as the eye sees it from afar.
         return (
             0.62 * env[E.ASPHALT_RGB] + 26.0, 0.62 * env[E.ASPHALT_RGB + 1] + 26.0, 0.62 * env[E.ASPHALT_RGB + 2] + 26.0
         )  # fmt: skip
-    if part == S.METAL:
+    if part == B.METAL:
         return 112.0, 114.0, 118.0
-    if part == S.SEAT:
+    if part == B.SEAT:
         return 32.0, 31.0, 31.0
-    if part == S.LAMP_PART:
+    if part == B.LAMP_PART:
         return (232.0, 230.0, 216.0) if towards > -0.2 else (170.0, 24.0, 22.0)
     tint = rnd(seed, 105)
     return 60.0 + 170.0 * rnd(seed, 106), 40.0 + 130.0 * tint, 44.0 + 150.0 * rnd(seed, 107)

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.city._math import kernel
+from streams.city._math import kernel, rnd
 
 # Columns of a polygon record.
 P0 = 0
@@ -133,3 +133,11 @@ def box(
     for k in range(n - 5, n):
         prims[k, ONE_SIDED] = 1.0
     return n
+
+
+@kernel
+def pick(prims: NDArray[np.float64], n: int, column: int, table: NDArray[np.float64], seed: int, salt: int) -> None:
+    """Colour record ``n`` with a row of a palette, a little lighter or darker."""
+    row = table[int(rnd(seed, salt) * table.shape[0])]
+    fade = 0.85 + 0.3 * rnd(seed, salt + 100)
+    colour(prims, n, column, row[0] * fade, row[1] * fade, row[2] * fade)

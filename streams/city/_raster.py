@@ -192,8 +192,8 @@ def draw(
             y = w[POINTS + 2 * c + 1]
             top = min(top, y)
             bottom = max(bottom, y)
-        row0 = max(0, int(math.ceil(top * GRID - 0.5)))
-        row1 = min(rows - 1, int(math.floor(bottom * GRID - 0.5)))
+        row0 = max(0, math.ceil(top * GRID - 0.5))
+        row1 = min(rows - 1, math.floor(bottom * GRID - 0.5))
         za, zb, zc = w[ZINV], w[ZINV + 1], w[ZINV + 2]
         ua, ub, uc, ud = w[UMAP], w[UMAP + 1], w[UMAP + 2], w[UMAP + 3]
         va, vb, vc, vd = w[VMAP], w[VMAP + 1], w[VMAP + 2], w[VMAP + 3]
@@ -212,8 +212,8 @@ def draw(
                     right = max(right, x)
             if right < left:
                 continue
-            col0 = max(0, int(math.ceil(left * GRID - 0.5)))
-            col1 = min(columns - 1, int(math.ceil(right * GRID - 0.5)) - 1)
+            col0 = max(0, math.ceil(left * GRID - 0.5))
+            col1 = min(columns - 1, math.ceil(right * GRID - 0.5) - 1)
             zrow = zb * y + zc
             for col in range(col0, col1 + 1):
                 x = (col + 0.5) / GRID

@@ -39,7 +39,7 @@ def sun_at(env: NDArray[np.float64], lots: NDArray[np.float64], x: float, y: flo
         if gap * sx <= 0.0:
             return 1.0
         t = gap / sx
-        row = int(math.floor(z + env[E.SUN + 2] * t - env[E.TABLE_Z]))
+        row = math.floor(z + env[E.SUN + 2] * t - env[E.TABLE_Z])
         if row < 0 or row >= lots.shape[1]:
             return 1.0
         if step == 0:

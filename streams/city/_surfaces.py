@@ -32,7 +32,7 @@ def _wall_tone(tile: NDArray[np.float32], kind: float, u: float, v: float, fu: f
         )
         tone += 0.20 * mortar - 0.04
         if foot < 0.15:
-            cell = int(math.floor(course)) * 1013 + int(math.floor(u / 0.32 + shift))
+            cell = math.floor(course) * 1013 + math.floor(u / 0.32 + shift)
             tone += (1.0 - foot / 0.15) * 0.22 * (rnd(cell, 1) - 0.5)
     elif kind == 2.0:
         seam = 1.0 - (1.0 - pulse(v / 2.9, fv / 2.9, 0.0, 0.02)) * (1.0 - pulse(u / 3.1, fu / 3.1, 0.0, 0.02))
@@ -180,7 +180,7 @@ def fence(tile: NDArray[np.float32], p: NDArray[np.float64], u: float, v: float,
     solid = max(solid, post)
     tone = 1.0 + 0.08 * noise(tile, u * 9.0, v * 1.5)
     if kind == 0.0:
-        cell = int(math.floor(u / 0.17))
+        cell = math.floor(u / 0.17)
         tone += 0.14 * (rnd(cell + int(p[P.SEED]), 1) - 0.5) / (1.0 + 10.0 * fu) - 0.18 * rail
     r, g, b = p[P.RGB_A] * tone, p[P.RGB_A + 1] * tone, p[P.RGB_A + 2] * tone
     back = 0.75 + 0.25 * noise(tile, u * 6.0 + 70.0, v * 6.0)

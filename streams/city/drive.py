@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.city import _env as E
-from streams.city import _ground as G
 from streams.city import _meshes as meshes
 from streams.city import _prims as P
 from streams.city import _raster as R

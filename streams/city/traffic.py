@@ -69,7 +69,7 @@ def plan_lanes(env: NDArray[np.float64], key: int, ego: EgoMotion) -> list[Lane]
                     rng.uniform(0, 99),
                     0.8,
                     rng.getrandbits(30),
-                )  # fmt: skip
+                )
             )
         for direction in (-1, 1):
             inner = half + 0.8 + (verge if verge > 0 else 0.9)
@@ -83,7 +83,7 @@ def plan_lanes(env: NDArray[np.float64], key: int, ego: EgoMotion) -> list[Lane]
                     rng.uniform(0, 99),
                     0.75,
                     rng.getrandbits(30),
-                )  # fmt: skip
+                )
             )
     if env[E.TRAM] > 0:
         lanes.append(
