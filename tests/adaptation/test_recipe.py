@@ -1,0 +1,434 @@
+"""A recipe's step against independent references, and what it must never do."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from recipe_kit import (
+    KINDS,
+    SIZE,
+    SourceSet,
+    changed,
+    copy_of,
+    make_recipe,
+    play,
+    settings_of,
+    stream,
+    trained,
+    untrained,
+)
+from torch import Tensor, nn
+
+from online_uda.adaptation.method import Method
+from online_uda.adaptation.mixing import classmix_mask, mix
+from online_uda.adaptation.objectives.cross_entropy import cross_entropy
+from online_uda.adaptation.objectives.feature_distance import dominated_cells, feature_distance
+from online_uda.adaptation.photometric import PhotometricAugmentation
+from online_uda.adaptation.pseudo_labels.confident_share import confident_share_labels
+from online_uda.adaptation.recipe import Recipe
+from online_uda.adaptation.replay.buffer import ReplayBuffer
+from online_uda.adaptation.replay.sampling import ReplaySampler
+from online_uda.adaptation.trigger.base import Decision
+from online_uda.errors import UserError
+from online_uda.networks.segmenter import Segmentation
+from streams.classes import CAMVID_11
+
+TENT: dict[str, Any] = {
+    "scope": {"parameters": "norm"},
+    "optimizer": {"name": "adam", "learning_rate": 1e-3},
+    "objectives": {"entropy": {}},
+}
+HAMLET: dict[str, Any] = {
+    "student_mode": "train",
+    "scope": {"parameters": "suffix"},
+    "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01, "head_factor": 10.0},
+    "teacher": {"buffers": "keep"},
+    "replay": {"crop": [1.0, 0.5]},
+    "mixing": {},
+    "pseudo_labels": {"confidence": 0.4},
+    "objectives": {"replay": {}, "mixed": {}, "feature_distance": {"weight": 0.1, "min_share": 0.75}},
+}
+REPLAY: dict[str, Any] = {"scope": {"parameters": "all"}, "replay": {"style": {}}, "objectives": {"replay": {}}}
+STATISTICS: dict[str, Any] = {"scope": {"parameters": "none"}, "norm": {"statistics": "stream", "momentum": 0.3}}
+FROZEN: dict[str, Any] = {"scope": {"parameters": "none"}}
+METHODS = {"tent": TENT, "hamlet": HAMLET, "replay": REPLAY, "statistics": STATISTICS, "frozen": FROZEN}
+
+
+class Scripted:
+    """A trigger that answers from a list; the last answer stays."""
+
+    def __init__(self, *decisions: Decision) -> None:
+        self.decisions, self.count = list(decisions), 0
+
+    def decide(self, frames: Tensor, prediction: Segmentation) -> Decision:
+        """The next answer."""
+        self.count += 1
+        return self.decisions[min(self.count, len(self.decisions)) - 1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many were given."""
+        return {"count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues."""
+        self.count = int(state["count"])
+
+
+def norms_of(network: nn.Module) -> list[nn.Parameter]:
+    kinds = (nn.LayerNorm, nn.BatchNorm2d)
+    modules = [m for name, m in network.named_modules() if isinstance(m, kinds) and "light_head" not in name]
+    return [parameter for module in modules for parameter in module.parameters()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tent_equals_a_few_lines_of_torch(kind: str) -> None:
+    """Source statistics, affine parameters of every norm, mean pixel entropy, Adam; three frames in float32."""
+    recipe = make_recipe(settings_of(TENT), trained(kind))
+    reference = trained(kind)
+    parameters = norms_of(reference)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    for frames in stream(3):
+        report = recipe.observe(frames, recipe.predict(frames))
+        log_p = reference(frames).logits.log_softmax(1)
+        loss = -(log_p.exp() * log_p).sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert report.losses["entropy"] == pytest.approx(loss.item(), abs=1e-6)
+    for mine, theirs in zip(norms_of(recipe.student), parameters, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=0.0)
+    assert changed(copy_of(recipe.student), copy_of(trained(kind)))
+
+
+def test_tent_with_batch_statistics_equals_train_mode_norms() -> None:
+    """The published TENT: BatchNorm normalises with the frame, in the prediction and in the step."""
+    recipe = make_recipe(settings_of(TENT, norm__statistics="batch"), trained("batchnorm"))
+    reference = trained("batchnorm")
+    for module in reference.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train()
+    parameters = norms_of(reference)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    for frames in stream(2):
+        prediction = recipe.predict(frames)
+        recipe.observe(frames, prediction)
+        logits = reference(frames).logits
+        torch.testing.assert_close(prediction.logits, logits, atol=2e-5, rtol=1e-5)
+        optimizer.zero_grad()
+        (-(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean()).backward()
+        optimizer.step()
+    for mine, theirs in zip(norms_of(recipe.student), parameters, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=2e-6, rtol=0.0)
+
+
+def test_a_hamlet_step_equals_its_parts_composed_by_hand() -> None:
+    """specs/hamlet.md 1.1, d1 - d11, from the pure functions with the same generators."""
+    recipe = make_recipe(settings_of(HAMLET), trained("layernorm"), seed=3)
+    source, student, teacher = trained("layernorm"), trained("layernorm"), trained("layernorm")
+    frames = next(stream(1))
+    report = recipe.observe(frames, recipe.predict(frames))
+
+    buffer = ReplayBuffer(SourceSet(), range(8))
+    crop = ReplaySampler(buffer, torch.Generator().manual_seed(3), crop_size=(64, 64)).sample(1)
+    draws = torch.Generator().manual_seed(3)
+    for index in range(4):
+        for _, parameter in student.module_parameters(index):
+            parameter.requires_grad_(True)
+    torch.manual_seed(int(torch.randint(2**62, (), generator=draws)))
+    student.train()
+    student.light_head.eval()
+
+    output = student(crop.images)
+    replayed = cross_entropy(output.full(), crop.labels)
+    anchors = source(crop.images).features[-1]
+    mask = dominated_cells(crop.labels, (2, 2), CAMVID_11.things, 0.75)
+    distance = feature_distance(output.features[-1], anchors, mask)
+    (replayed + 0.1 * distance).backward()
+
+    top = int(torch.randint(1, (), generator=draws))
+    left = int(torch.randint(SIZE[1] - 64 + 1, (), generator=draws))
+    window = frames[..., top : top + 64, left : left + 64]
+    window = window.flip(-1) if int(torch.randint(2, (), generator=draws)) else window
+    teacher.head.norm.train()
+    with torch.no_grad():
+        taught = confident_share_labels(teacher(window).full(), threshold=0.4)
+    pasted = classmix_mask(crop.labels, 0.5, draws)
+    mixed = mix(pasted, crop.images, crop.labels, window, taught.labels, taught.weights)
+    augmented = PhotometricAugmentation()(mixed.images, draws)
+    on_mixed = cross_entropy(student(augmented).full(), mixed.labels, mixed.weights)
+    on_mixed.backward()
+
+    expected = {"replay": replayed.item(), "feature_distance": distance.item(), "mixed": on_mixed.item()}
+    assert report.losses == pytest.approx(expected, abs=1e-6)
+    assert expected["feature_distance"] > 0.0
+    assert report.scope == "modules 1-4"
+    assert report.learning_rate == pytest.approx(1e-3)
+
+    moved = {n: p for n, p in student.named_parameters() if p.grad is not None}
+    groups = [
+        {
+            "params": [p for n, p in moved.items() if n.startswith("head.") == head and (p.dim() == 1) == vector],
+            "lr": 1e-2 if head else 1e-3,
+            "weight_decay": 0.0 if vector else 0.01,
+        }
+        for head in (False, True)
+        for vector in (False, True)
+    ]
+    torch.optim.AdamW(groups).step()
+    for name, value in copy_of(student).items():
+        torch.testing.assert_close(copy_of(recipe.student)[name], value, atol=2e-6, rtol=0.0, msg=name)
+
+
+@pytest.mark.parametrize("share", [0.1, 1.0])
+def test_pull_is_a_linear_step_after_the_optimisers(share: float) -> None:
+    settings = {"norm": {"statistics": "stream"}, **TENT}
+    free, pulled = (
+        make_recipe(settings_of(settings, anchor={"pull": pull}), trained("batchnorm")) for pull in (0.0, share)
+    )
+    source = copy_of(free.student)
+    for recipe in (free, pulled):
+        play(recipe, stream(1))
+    away, back = copy_of(free.student), copy_of(pulled.student)
+    assert changed(source, away) == changed(source, back) or share == 1.0
+    for name in changed(source, away):
+        torch.testing.assert_close(back[name], torch.lerp(away[name], source[name], share), atol=1e-7, rtol=1e-6)
+
+
+def test_relax_acts_while_the_trigger_rests_and_only_then() -> None:
+    script = (Decision(True), Decision(False, relax=True), Decision(False))
+    settings = settings_of({"norm": {"statistics": "stream"}, **TENT}, anchor={"relax": 0.25})
+    recipe = make_recipe(settings, trained("batchnorm"), trigger=Scripted(*script))
+    source = copy_of(recipe.student)
+    frames = list(stream(3))
+    states, reports = [], []
+    for frame in frames:
+        reports.append(recipe.observe(frame, recipe.predict(frame)))
+        states.append(copy_of(recipe.student))
+    for name in changed(source, states[0]):
+        expected = torch.lerp(states[0][name], source[name], 0.25)
+        torch.testing.assert_close(states[1][name], expected, atol=1e-7, rtol=1e-6)
+    assert not changed(states[1], states[2])
+    assert [report.updated for report in reports] == [True, True, False]
+    assert reports[1].losses == {}
+    assert reports[1].scope is None
+
+
+def test_statistics_alone_follow_the_stream_and_are_pulled_back() -> None:
+    """`frozen` with norm.statistics=stream: no parameter learns, yet later predictions change."""
+    recipe = make_recipe(settings_of(STATISTICS, anchor={"pull": 0.5}), trained("batchnorm"))
+    free = make_recipe(settings_of(STATISTICS), trained("batchnorm"))
+    source = copy_of(recipe.student)
+    frame = next(stream(1))
+    assert all(one.observe(frame, one.predict(frame)).updated for one in (recipe, free))
+    moved = changed(source, copy_of(free.student))
+    assert moved
+    assert all("running" in name for name in moved)
+    for name in moved:
+        expected = torch.lerp(copy_of(free.student)[name], source[name], 0.5)
+        torch.testing.assert_close(copy_of(recipe.student)[name], expected, atol=1e-7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", METHODS)
+def test_the_source_never_changes_and_is_what_predicts_first(name: str, kind: str) -> None:
+    network = trained(kind)
+    before, flags = copy_of(network), [module.training for module in network.modules()]
+    recipe = make_recipe(settings_of(METHODS[name]), network)
+    frames = list(stream(4))
+    assert torch.equal(recipe.predict(frames[0]).logits, trained(kind)(frames[0]).logits)
+    reports = play(recipe, iter(frames))
+    assert not changed(before, copy_of(network))
+    assert [module.training for module in network.modules()] == flags
+    assert not any(module.training for module in recipe.student.modules())
+    # Both networks have a BatchNorm layer, the SegFormer in its head alone.
+    moves = name != "frozen"
+    assert reports[-1].updated is moves
+    assert bool(changed(before, copy_of(recipe.student))) is moves
+
+
+@pytest.mark.parametrize("statistics", ["source", "stream", "batch"])
+def test_no_choice_of_statistics_touches_the_source(statistics: str) -> None:
+    network = trained("batchnorm")
+    before = copy_of(network)
+    play(make_recipe(settings_of(FROZEN, norm={"statistics": statistics}), network), stream(3))
+    assert not changed(before, copy_of(network))
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frame_of_nan_is_answered_and_not_learned_from(name: str, kind: str) -> None:
+    """Weights, statistics and optimiser stay finite and as they were; the next frame is learned from again."""
+    recipe = make_recipe(settings_of(METHODS[name]), trained(kind))
+    good = list(stream(3))
+    play(recipe, iter(good[:1]))
+    before = copy_of(recipe.student)
+    bad = torch.full((1, 3, *SIZE), float("nan"))
+    report = recipe.observe(bad, recipe.predict(bad))
+    if "entropy" in report.losses or name == "statistics":
+        assert not report.updated
+        assert report.scope is None
+        assert report.learning_rate is None
+        assert not changed(before, copy_of(recipe.student))
+    after = play(recipe, iter(good[1:]))[-1]
+    assert all(tensor.isfinite().all() for tensor in copy_of(recipe.student).values() if tensor.is_floating_point())
+    assert recipe.predict(good[2]).logits.isfinite().all()
+    assert after.updated is (name != "frozen")
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_a_loss_that_is_not_finite_takes_no_step(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with BatchNorm in train mode, whose statistics have then already seen the step's crops."""
+    recipe = make_recipe(settings_of(HAMLET, student_mode=mode), trained("batchnorm"))
+    frames = list(stream(3))
+    play(recipe, iter(frames[:1]))
+    before = copy_of(recipe.student)
+    moments = copy.deepcopy(recipe.state_dict()["optimizer"])
+    real = cross_entropy
+    monkeypatch.setattr("online_uda.adaptation.recipe.cross_entropy", lambda *args: real(*args) * float("nan"))
+    report = play(recipe, iter(frames[1:2]))[0]
+    assert not report.updated
+    assert report.losses["mixed"] != report.losses["mixed"]
+    assert not changed(before, copy_of(recipe.student))
+    after = recipe.state_dict()["optimizer"]
+    for index, state in moments["state"].items():
+        assert torch.equal(state["exp_avg"], after["state"][index]["exp_avg"])
+    monkeypatch.undo()
+    assert play(recipe, iter(frames[2:]))[0].updated
+    assert changed(before, copy_of(recipe.student))
+
+
+def test_a_finite_loss_with_an_infinite_gradient_takes_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def steep(logits: Tensor, **_: Any) -> Tensor:
+        return (logits - logits.detach()).abs().sum().sqrt()  # 0, with an infinite slope
+
+    recipe = make_recipe(settings_of(TENT), trained("layernorm"))
+    before = copy_of(recipe.student)
+    monkeypatch.setattr("online_uda.adaptation.recipe.entropy_loss", steep)
+    report = play(recipe, stream(1))[0]
+    assert report.losses == {"entropy": 0.0}
+    assert not report.updated
+    assert not changed(before, copy_of(recipe.student))
+
+
+def test_labels_cannot_reach_a_method() -> None:
+    """By type: a method is handed frames and its own predictions."""
+    for owner in (Recipe, Method):
+        assert list(inspect.signature(owner.observe).parameters) == ["self", "frames", "prediction"]
+        assert list(inspect.signature(owner.predict).parameters) == ["self", "frames"]
+
+
+def test_the_trigger_sets_rate_and_mix_ratio_of_the_step() -> None:
+    script = (Decision(True, learning_rate=4e-4, mix_ratio=1.0), Decision(True))
+    recipe = make_recipe(settings_of(HAMLET), trained("layernorm"), trigger=Scripted(*script))
+    first, second = play(recipe, stream(2))
+    assert first.learning_rate == pytest.approx(4e-4)
+    rates = {group["lr"] for group in recipe.state_dict()["optimizer"]["param_groups"]}
+    assert sorted(rates) == pytest.approx([4e-4, 4e-3])
+    assert second.learning_rate == pytest.approx(4e-4)
+    other = make_recipe(
+        settings_of(HAMLET), trained("layernorm"), trigger=Scripted(Decision(True, 4e-4, mix_ratio=0.0))
+    )
+    mixed = play(other, stream(1))[0].losses
+    assert mixed["replay"] == first.losses["replay"]
+    assert mixed["mixed"] != first.losses["mixed"]
+
+
+def test_a_resting_trigger_leaves_everything_but_passes_its_word_on() -> None:
+    recipe = make_recipe(
+        settings_of(HAMLET), trained("layernorm"), trigger=Scripted(Decision(False, signal=1.5, detected=True))
+    )
+    before, generator = copy_of(recipe.student), recipe.state_dict()["generator"]
+    report = play(recipe, stream(2))[-1]
+    assert (report.updated, report.detected, report.signal, report.scope) == (False, True, 1.5, None)
+    assert report.losses == {}
+    assert not changed(before, copy_of(recipe.student))
+    assert torch.equal(generator, recipe.state_dict()["generator"])
+    assert recipe.teacher is not None
+    assert recipe.teacher.steps == 0
+
+
+def test_a_detected_change_starts_the_style_afresh() -> None:
+    looks = []
+    for detected in (False, True):
+        script = (Decision(True), Decision(True), Decision(True, detected=detected))
+        recipe = make_recipe(settings_of(REPLAY), trained("layernorm"), trigger=Scripted(*script))
+        play(recipe, stream(2, haze=0.1))
+        play(recipe, stream(1, haze=0.9))
+        looks.append(recipe.state_dict()["replay"]["style"]["frames"])
+    assert looks == [3, 1]
+
+
+def test_deployed_teacher_predicts_with_the_average_of_the_steps() -> None:
+    settings = settings_of(REPLAY, teacher={"cap": 0.9}, deploy="teacher")
+    recipe, plain = make_recipe(settings, trained("layernorm")), make_recipe(settings_of(REPLAY), trained("layernorm"))
+    frames = list(stream(4))
+    play(recipe, iter(frames[:3]))
+    play(plain, iter(frames[:3]))
+    assert not changed(copy_of(recipe.student), copy_of(plain.student)), "the student learns the same"
+    assert recipe.teacher is not None
+    expected = recipe.teacher.module(frames[3]).logits
+    assert torch.equal(recipe.predict(frames[3]).logits, expected)
+    assert not torch.equal(plain.predict(frames[3]).logits, expected)
+
+
+def test_deployed_teacher_goes_back_to_the_source_with_the_student() -> None:
+    settings = settings_of(REPLAY, teacher={"cap": 0.5}, deploy="teacher", anchor={"relax": 1.0})
+    script = (Decision(True), Decision(True), Decision(False, relax=True))
+    network = trained("batchnorm")
+    recipe = make_recipe(settings, network, trigger=Scripted(*script))
+    frames = list(stream(3))
+    play(recipe, iter(frames[:2]))
+    assert not torch.equal(recipe.predict(frames[0]).logits, network(frames[0]).logits)
+    play(recipe, iter(frames[2:]))
+    torch.testing.assert_close(recipe.predict(frames[0]).logits, network(frames[0]).logits, atol=1e-6, rtol=1e-6)
+
+
+def test_a_scope_that_fits_nothing_is_refused() -> None:
+    network = trained("layernorm")
+    network.head = nn.Sequential(nn.Identity())
+    with pytest.raises(UserError, match=r"scope\.parameters head fits nothing"):
+        make_recipe(settings_of(TENT, scope={"parameters": "head"}), network)
+
+
+def test_hamt_needs_as_many_modules_as_it_has_speeds() -> None:
+    network = untrained("batchnorm")
+    del network.stages[-1]
+    with pytest.raises(UserError, match=r"4 modules, this network has 3; set scope\.select to fixed"):
+        make_recipe(settings_of(TENT, scope={"parameters": "suffix"}), network)
+    make_recipe(settings_of(TENT, scope={"parameters": "suffix", "select": "fixed"}), untrained("batchnorm"))
+
+
+def test_frames_of_another_size_than_the_replayed_images() -> None:
+    """Larger, smaller and odd frames all pass through every slot."""
+    recipe = make_recipe(settings_of(HAMLET, replay__style={}), trained("layernorm"))
+    for size in ((96, 160), (32, 80), (70, 131)):
+        frame = F.interpolate(next(stream(1)), size)
+        prediction = recipe.predict(frame)
+        assert prediction.labels().shape == (1, *size)
+        report = recipe.observe(frame, prediction)
+        assert report.updated
+
+
+def test_replay_in_the_streams_look_helps_on_it() -> None:
+    """The point of it all: scenes that were never seen, in a haze that was, are labelled far better."""
+    network = trained("batchnorm")
+    recipe = make_recipe(settings_of(REPLAY), network)
+    play(recipe, stream(20))
+    scenes = SourceSet(4, seed=70)
+    labels = torch.stack([torch.from_numpy(scenes[i].label) for i in range(4)])
+    frames = torch.cat(list(stream(4, seed=70)))
+
+    def right(output: Segmentation) -> float:
+        return (output.labels() == labels).float().mean().item()
+
+    assert right(recipe.predict(frames)) > right(network(frames)) + 0.15
