@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streams.city import _env as E
 from streams.city import _prims as P
-from streams.city._math import band, clamp, kernel, noise, pulse, rnd, texel
+from streams.city._math import band, clamp, inlined, kernel, noise, pulse, rnd, texel
 
 # Columns of the lot table: one row for each metre of the street and each side.
 LOT_SURFACE, LOT_HEIGHT, LOT_SETBACK = 0, 1, 2
@@ -27,7 +27,7 @@ SIDE_WALK_M = 3.0  # sidewalks of side streets
 KERB_M = 0.22
 
 
-@kernel
+@inlined
 def bend_at(env: NDArray[np.float64], lots: NDArray[np.float64], z: float) -> float:
     """`_env.bend` from the lot table, linear within a metre (off by less than 1 mm); exact beyond the table."""
     at = z - env[E.TABLE_Z]
@@ -38,7 +38,7 @@ def bend_at(env: NDArray[np.float64], lots: NDArray[np.float64], z: float) -> fl
     return here + (lots[0, row + 1, LOT_MIDDLE] - here) * (at - row)
 
 
-@kernel
+@inlined
 def road_edge(env: NDArray[np.float64], x: float, ds: float, cross: float) -> float:
     """Distance past the kerb of the carriageway (negative on it), with rounded corners at a crossing.
 
@@ -59,7 +59,7 @@ def road_edge(env: NDArray[np.float64], x: float, ds: float, cross: float) -> fl
     return min(main, side)
 
 
-@kernel
+@inlined
 def _mix(r: float, g: float, b: float, r2: float, g2: float, b2: float, t: float) -> tuple[float, float, float]:
     return r + (r2 - r) * t, g + (g2 - g) * t, b + (b2 - b) * t
 
@@ -190,7 +190,7 @@ def _grass(
     return r * (1.0 + tone), g * (1.0 + tone), b * (1.0 + tone)
 
 
-@kernel
+@inlined
 def ground(
     env: NDArray[np.float64], lots: NDArray[np.float64], crossings: NDArray[np.float64], tile: NDArray[np.float32],
     x: float, s: float, fx: float, fs: float,

@@ -27,15 +27,28 @@ _S3 = np.uint64(40)
 _MASK64 = (1 << 64) - 1
 
 
+_OPTIONS: dict[str, Any] = {
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "arcp", "nsz"},
+    "_nrt": False,
+}
+
+
 def kernel(function: F) -> F:
-    """Compile with numba. NaN and infinity keep their meaning: sky depth is infinite.
+    """Compile with numba, free of the interpreter's lock. NaN and infinity keep their meaning: sky depth is infinite.
 
     Reference counting is off (``_nrt``): these functions only look into arrays that their caller holds, and counting
     the views they take of single rows costs more than the arithmetic. They must not allocate.
     """
-    compiled: F = numba.njit(
-        cache=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}, _nrt=False
-    )(function)
+    compiled: F = numba.njit(**_OPTIONS)(function)
+    return compiled
+
+
+def inlined(function: F) -> F:
+    """`kernel` for what runs for every pixel: always part of its caller, because passing the arrays on is dear."""
+    compiled: F = numba.njit(forceinline=True, **_OPTIONS)(function)
     return compiled
 
 
@@ -67,7 +80,7 @@ def noise_tile() -> NDArray[np.float32]:
     return np.ascontiguousarray(np.clip(field / field.std(), -2.5, 2.5), dtype=np.float32)
 
 
-@kernel
+@inlined
 def rnd(seed: int, k: int) -> float:
     """Uniform number in [0, 1) from two integers."""
     x = np.uint64(seed) * _M1 + np.uint64(k) * _M2
@@ -76,7 +89,7 @@ def rnd(seed: int, k: int) -> float:
     return float(x >> _S3) * (1.0 / 16777216.0)
 
 
-@kernel
+@inlined
 def noise(tile: NDArray[np.float32], x: float, y: float) -> float:
     """Bilinear look-up of the noise tile at texel coordinates."""
     xf = math.floor(x)
@@ -92,45 +105,45 @@ def noise(tile: NDArray[np.float32], x: float, y: float) -> float:
     return top * (1.0 - fy) + bottom * fy
 
 
-@kernel
+@inlined
 def texel(tile: NDArray[np.float32], x: float, y: float) -> float:
     """Nearest texel of the noise tile: for grain finer than one can see the blocks of."""
     return float(tile[math.floor(y) & 255, math.floor(x) & 255])
 
 
-@kernel
+@inlined
 def clamp(x: float, lo: float, hi: float) -> float:
     return min(max(x, lo), hi)
 
 
-@kernel
+@inlined
 def ramp(x: float, lo: float, hi: float) -> float:
     """0 below ``lo``, 1 above ``hi``, smooth between."""
     t = min(max((x - lo) / (hi - lo), 0.0), 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
-@kernel
+@inlined
 def _pulse_integral(x: float, a: float, b: float) -> float:
     whole = math.floor(x)
     return whole * (b - a) + min(max(x - whole - a, 0.0), b - a)
 
 
-@kernel
+@inlined
 def pulse(x: float, w: float, a: float, b: float) -> float:
     """Share of the interval of width ``w`` about ``x`` inside a pulse [a, b) that repeats with period 1."""
     half = 0.5 * max(w, 1e-4)
     return (_pulse_integral(x + half, a, b) - _pulse_integral(x - half, a, b)) / (2.0 * half)
 
 
-@kernel
+@inlined
 def band(x: float, w: float, a: float, b: float) -> float:
     """Share of the interval of width ``w`` about ``x`` that lies in [a, b]."""
     half = 0.5 * max(w, 1e-4)
     return max(0.0, min(x + half, b) - max(x - half, a)) / (2.0 * half)
 
 
-@kernel
+@inlined
 def segment_distance(x: float, y: float, ax: float, ay: float, bx: float, by: float) -> float:
     """Distance of a point to a line segment."""
     dx = bx - ax

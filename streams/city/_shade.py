@@ -13,12 +13,12 @@ from streams.city import _movers as M
 from streams.city import _prims as P
 from streams.city import _raster as R
 from streams.city import _surfaces as F
-from streams.city._math import clamp, kernel, noise, ramp
+from streams.city._math import clamp, inlined, kernel, noise, ramp
 
 SKYLINE_M = 420.0
 
 
-@kernel
+@inlined
 def sun_at(env: NDArray[np.float64], lots: NDArray[np.float64], x: float, y: float, z: float) -> float:
     """Share of the sun that reaches a point of the street past the houses on the sunny side, 0-1.
 
@@ -136,7 +136,7 @@ def _unlit(
     return p[P.RGB_A] * tone, p[P.RGB_A + 1] * tone, p[P.RGB_A + 2] * tone
 
 
-@kernel
+@inlined
 def _surface(
     env: NDArray[np.float64], lots: NDArray[np.float64], tile: NDArray[np.float32], prims: NDArray[np.float64],
     w: NDArray[np.float64], camera: NDArray[np.float64], px: float, py: float, part: int, z: float,
@@ -178,7 +178,7 @@ def _surface(
     )
 
 
-@kernel
+@inlined
 def _background(
     env: NDArray[np.float64], lots: NDArray[np.float64], crossings: NDArray[np.float64], tile: NDArray[np.float32],
     camera: NDArray[np.float64], px: float, py: float, shadow: float,
@@ -214,7 +214,7 @@ def _background(
     return label, r * level, g * level, b * level, SKYLINE_M
 
 
-@kernel
+@inlined
 def _develop(
     env: NDArray[np.float64], r: float, g: float, b: float, gain: float, shot: float, pixel: NDArray[np.uint8]
 ) -> None:
