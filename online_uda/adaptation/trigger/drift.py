@@ -1,0 +1,230 @@
+"""The default detector of domain shift: is the stream far from the source domain, and has its domain just changed?
+
+It reads early features of the frozen source network, needs no label and no constant that belongs to a network or a data
+set, and answers within frames, so that visits of tens of frames are long enough (specs/hamlet.md section 7, S3).
+
+While the stream is near the source, only leaving it counts as a change. Far from it, a change is a step of the log
+distance, tested with a window of recent frames against the frames since the last change. A domain's effect on the
+features varies with the scene in proportion to its strength, hence the logarithm; how much it varies is calibrated on
+corrupted source images and corrected on the stream.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from online_uda.adaptation.replay.buffer import ReplayBuffer
+from online_uda.adaptation.trigger.source_distance import SourceDistance
+from online_uda.adaptation.trigger.source_statistics import SourceSample, sample_source, stage_statistics
+from online_uda.errors import UserError
+from online_uda.networks.segmenter import Segmenter
+
+__all__ = ["DriftDetector", "DriftReport", "calibrate_from_buffer", "stage_statistics"]
+
+_PRIOR_FRAMES = 20.0
+"""Frames of the stream that weigh as much as the calibration in the noise level."""
+_MEMORY_FRAMES = 100.0
+_LEAST_NOISE = 0.5
+"""The noise level never falls below this share of the calibrated one: a car that waits is not a quiet domain."""
+_CLIP = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class DriftReport:
+    """What the detector says of one frame.
+
+    Attributes:
+        distance: Mean distance from the source over the last frames; 1 is the limit of the source domain.
+        far: Whether the stream has left the source domain; it stays far until it is clearly back.
+        detected: Whether a change of domain was found at this frame.
+        strength: How far beyond the limit, from 0 at the limit to 1 at twice the limit.
+    """
+
+    distance: float
+    far: bool
+    detected: bool
+    strength: float
+
+
+class DriftDetector:
+    """Tells near from far, and announces changes of domain.
+
+    A stream that starts far from the source is announced as a change, as it is one from the source domain.
+
+    Args:
+        window: Recent frames that decide together; a lone odd frame decides nothing.
+        reference_frames: Length of the memory of the current domain.
+        step: Smallest step of the log distance that is a change, in noise levels.
+        far_quantile: Share of unseen source frames that must lie nearer than the limit; the false-alarm setting.
+        near_quantile: Share of unseen source frames that must lie nearer than the limit for being back.
+
+    Raises:
+        UserError: If a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        window: int = 5,
+        reference_frames: int = 40,
+        step: float = 2.0,
+        far_quantile: float = 0.975,
+        near_quantile: float = 0.9,
+    ) -> None:
+        if window < 1 or reference_frames < window:
+            raise UserError(
+                f"drift detector: window must be at least 1 and reference_frames at least the window, got {window} and "
+                f"{reference_frames}"
+            )
+        if not 0.0 < near_quantile <= far_quantile < 1.0:
+            raise UserError(
+                f"drift detector: needs 0 < near_quantile <= far_quantile < 1, got {near_quantile}, {far_quantile}"
+            )
+        if not step > 0.0:
+            raise UserError(f"drift detector: step must be positive, got {step}")
+        self.window = window
+        self.reference_frames = reference_frames
+        self.step = step
+        self.far_quantile = far_quantile
+        self.near_quantile = near_quantile
+        self.source: SourceDistance | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the stream; the calibration stays."""
+        self._far = False
+        self._recent: list[float] = []
+        self._noise_sum = 0.0
+        self._noise_frames = 0.0
+        self._start_domain()
+
+    def _start_domain(self) -> None:
+        self._logs: list[float] = []
+        self._reference = 0.0
+        self._reference_count = 0
+
+    def calibrate(self, sample: SourceSample) -> None:
+        """Learn the source domain and forget the stream.
+
+        Raises:
+            UserError: As `SourceDistance.fit`.
+        """
+        self.source = SourceDistance.fit(sample, self.far_quantile, self.near_quantile)
+        self.reset()
+
+    def update(self, vector: Tensor) -> DriftReport:
+        """Take the statistics of one frame.
+
+        Args:
+            vector: (D,) from `stage_statistics`; one that is not finite is left out, as if the frame had not been seen.
+
+        Raises:
+            UserError: If the detector was never calibrated, or on vectors of another length.
+        """
+        if self.source is None:
+            raise UserError("drift detector: calibrate it on source images first")
+        if vector.shape != self.source.mean.shape:
+            raise UserError(
+                f"drift detector: calibrated on {len(self.source.mean)} statistics a frame, got {tuple(vector.shape)}"
+            )
+        distance = self.source(vector.cpu()) if bool(vector.isfinite().all()) else math.nan
+        if not math.isfinite(distance):
+            return self._report(detected=False)
+        self._recent = [*self._recent, distance][-self.window :]
+        if self._crossed():
+            self._far = not self._far
+            self._start_domain()
+            return self._report(detected=True)
+        return self._report(detected=self._far and self._stepped(distance))
+
+    def _report(self, *, detected: bool) -> DriftReport:
+        mean = math.fsum(self._recent) / len(self._recent) if self._recent else 0.0
+        return DriftReport(mean, self._far, detected, min(max(mean - 1.0, 0.0), 1.0))
+
+    def _crossed(self) -> bool:
+        assert self.source is not None
+        if len(self._recent) < self.window:
+            return False
+        mean = math.fsum(self._recent) / self.window
+        return mean < self.source.near_limit if self._far else mean > 1.0
+
+    def _stepped(self, distance: float) -> bool:
+        """Window mean of the log distance against the domain's reference, which trails behind the window."""
+        assert self.source is not None
+        self._logs.append(math.log(max(distance, 1e-12)))
+        if self._reference_count == 0:
+            if len(self._logs) < 2 * self.window:
+                return False
+            self._reference_count = self.window
+            self._reference = math.fsum(self._logs[: self.window]) / self.window
+        else:
+            self._reference_count = min(self._reference_count + 1, self.reference_frames)
+            self._reference += (self._logs[0] - self._reference) / self._reference_count
+        self._logs = self._logs[-self.window :]
+        jump = math.fsum(self._logs) / self.window - self._reference
+        surprise = jump * jump / self.source.log_variance(math.exp(self._reference))
+        level = (_PRIOR_FRAMES + self._noise_sum) / (_PRIOR_FRAMES + self._noise_frames)
+        if surprise > self.step**2 * max(level, _LEAST_NOISE**2):
+            self._start_domain()
+            return True
+        self._noise_sum += min(surprise, _CLIP**2)
+        self._noise_frames += 1.0
+        if self._noise_frames > _MEMORY_FRAMES:
+            self._noise_sum *= _MEMORY_FRAMES / self._noise_frames
+            self._noise_frames = _MEMORY_FRAMES
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Calibration and stream memory, as tensors, numbers and lists; it does not grow with the stream."""
+        return {
+            "source": None if self.source is None else self.source.state_dict(),
+            "far": self._far,
+            "recent": list(self._recent),
+            "logs": list(self._logs),
+            "reference": self._reference,
+            "reference_count": self._reference_count,
+            "noise_sum": self._noise_sum,
+            "noise_frames": self._noise_frames,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict` of a detector with the same window, bit for bit.
+
+        Raises:
+            UserError: If the state holds more frames than this window can.
+        """
+        if len(state["recent"]) > self.window or len(state["logs"]) >= 2 * self.window:
+            raise UserError(
+                f"drift detector state holds {len(state['recent'])} recent frames, more than the window of "
+                f"{self.window}: resume with the window the state was saved with"
+            )
+        source = state["source"]
+        self.source = None if source is None else SourceDistance.from_state_dict(source)
+        self._far = bool(state["far"])
+        self._recent = [float(value) for value in state["recent"]]
+        self._logs = [float(value) for value in state["logs"]]
+        self._reference = float(state["reference"])
+        self._reference_count = int(state["reference_count"])
+        self._noise_sum = float(state["noise_sum"])
+        self._noise_frames = float(state["noise_frames"])
+
+
+def calibrate_from_buffer(network: Segmenter, buffer: ReplayBuffer, *, scale: float = 0.5) -> DriftDetector:
+    """A detector with the default settings, calibrated on the images of a replay buffer; takes seconds.
+
+    Args:
+        network: The frozen source network.
+        buffer: Source images.
+        scale: As in `stage_statistics`; the stream must be looked at in the same way.
+
+    Raises:
+        UserError: As `DriftDetector.calibrate`.
+    """
+    detector = DriftDetector()
+    detector.calibrate(sample_source(network, buffer, scale=scale))
+    return detector
