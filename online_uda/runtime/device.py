@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Literal
 
@@ -14,7 +13,8 @@ from online_uda.runtime.clock import Clock
 
 FASTER = 1.25
 """bf16 must be this many times as fast as fp32 to be worth its rounding."""
-_LAPS = 3
+_LAPS = 5
+_HOPELESS = 4
 
 Precision = Literal["fp32", "bf16"]
 
@@ -64,24 +64,23 @@ def choose_precision(
         device: Where the network is.
         clock: Times the predictions.
     """
-    best_ms: dict[Precision, float] = {}
-    precisions: tuple[Precision, ...] = ("fp32", "bf16")
     frames = torch.zeros(1, 3, *size, device=device)
-    for precision in precisions:
-        if wanted not in ("auto", precision):
-            continue
-        best_ms[precision] = math.inf
-        with torch.inference_mode(), autocast(device, precision):
-            for lap_index in range(1 + _LAPS):
-                with clock.measure("predict") as lap:
-                    network(frames).labels()
-                if lap_index or wanted != "auto":  # the first one pays for memory and kernels
-                    best_ms[precision] = min(best_ms[precision], lap.latency_ms)
-                if wanted != "auto" or lap.latency_ms > 4 * min(best_ms.values()):
-                    break
-    if len(best_ms) == 1:
-        return next(iter(best_ms))
-    return "bf16" if best_ms["fp32"] > FASTER * best_ms["bf16"] else "fp32"
+
+    def predict_ms(precision: Precision) -> float:
+        with torch.inference_mode(), autocast(device, precision), clock.measure("predict") as lap:
+            network(frames).labels()
+        return lap.latency_ms
+
+    if wanted == "fp32" or wanted == "bf16":
+        predict_ms(wanted)
+        return wanted
+    first_ms = {"fp32": predict_ms("fp32"), "bf16": predict_ms("bf16")}  # pays for memory and kernels
+    if first_ms["bf16"] > _HOPELESS * first_ms["fp32"]:
+        return "fp32"
+    # In turns, so that other work on the machine slows both; the best of each, so that it slows neither.
+    laps = [(predict_ms("fp32"), predict_ms("bf16")) for _ in range(_LAPS)]
+    fp32_ms, bf16_ms = (min(side) for side in zip(*laps, strict=True))
+    return "bf16" if fp32_ms > FASTER * bf16_ms else "fp32"
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
