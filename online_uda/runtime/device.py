@@ -71,9 +71,10 @@ def choose_precision(
             network(frames).labels()
         return lap.latency_ms
 
-    if wanted == "fp32" or wanted == "bf16":
-        predict_ms(wanted)
-        return wanted
+    if wanted != "auto":
+        asked: Precision = "bf16" if wanted == "bf16" else "fp32"
+        predict_ms(asked)
+        return asked
     first_ms = {"fp32": predict_ms("fp32"), "bf16": predict_ms("bf16")}  # pays for memory and kernels
     if first_ms["bf16"] > _HOPELESS * first_ms["fp32"]:
         return "fp32"
