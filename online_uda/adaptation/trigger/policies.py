@@ -73,7 +73,10 @@ class DriftPolicy:
 
     def decide(self, frames: Tensor, prediction: Segmentation) -> Decision:
         """See `TriggerPolicy.decide`."""
-        report = self._detector.update(stage_statistics(self._source, frames, scale=self._scale))
+        # In full precision, as calibrated: bfloat16 would move every statistic of the stream, and none of the source's.
+        with torch.autocast(frames.device.type, enabled=False):
+            statistics = stage_statistics(self._source, frames, scale=self._scale)
+        report = self._detector.update(statistics)
         return Decision(report.far, relax=not report.far, signal=report.distance, detected=report.detected)
 
     def state_dict(self) -> dict[str, Any]:
