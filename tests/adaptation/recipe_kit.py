@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,10 @@ from online_uda.adaptation.recipe import Recipe
 from online_uda.adaptation.replay.buffer import ReplayBuffer
 from online_uda.adaptation.replay.source import SourceReplay
 from online_uda.adaptation.settings import AlwaysTrigger, MethodSettings
-from online_uda.adaptation.trigger.base import EveryFrames, TriggerPolicy
+from online_uda.adaptation.trigger.base import Decision, EveryFrames, TriggerPolicy
 from online_uda.networks.heads import AllMLPHead, LightHead
 from online_uda.networks.mit import MiTConfig
-from online_uda.networks.segmenter import SegformerConfig, Segmenter, build_segformer
+from online_uda.networks.segmenter import SegformerConfig, Segmentation, Segmenter, build_segformer
 from streams.classes import CAMVID_11
 from streams.frame import ClassSet, LabelledImage
 
@@ -144,3 +144,44 @@ def changed(before: State, after: State) -> set[str]:
     """Names whose values differ in any bit."""
     assert before.keys() == after.keys()
     return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+TENT: dict[str, Any] = {
+    "scope": {"parameters": "norm"},
+    "optimizer": {"name": "adam", "learning_rate": 1e-3},
+    "objectives": {"entropy": {}},
+}
+HAMLET: dict[str, Any] = {
+    "student_mode": "train",
+    "scope": {"parameters": "suffix"},
+    "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01, "head_factor": 10.0},
+    "teacher": {"buffers": "keep"},
+    "replay": {"crop": [1.0, 0.5]},
+    "mixing": {},
+    "pseudo_labels": {"confidence": 0.4},
+    "objectives": {"replay": {}, "mixed": {}, "feature_distance": {"weight": 0.1, "min_share": 0.75}},
+}
+REPLAY: dict[str, Any] = {"scope": {"parameters": "all"}, "replay": {"style": {}}, "objectives": {"replay": {}}}
+STATISTICS: dict[str, Any] = {"scope": {"parameters": "none"}, "norm": {"statistics": "stream", "momentum": 0.3}}
+FROZEN: dict[str, Any] = {"scope": {"parameters": "none"}}
+METHODS = {"tent": TENT, "hamlet": HAMLET, "replay": REPLAY, "statistics": STATISTICS, "frozen": FROZEN}
+
+
+class Scripted:
+    """A trigger that answers from a list; the last answer stays."""
+
+    def __init__(self, *decisions: Decision) -> None:
+        self.decisions, self.count = list(decisions), 0
+
+    def decide(self, frames: Tensor, prediction: Segmentation) -> Decision:
+        """The next answer."""
+        self.count += 1
+        return self.decisions[min(self.count, len(self.decisions)) - 1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many were given."""
+        return {"count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues."""
+        self.count = int(state["count"])

@@ -8,8 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from recipe_kit import KINDS, changed, copy_of, make_recipe, play, settings_of, stream, trained, untrained
-from test_recipe import HAMLET, METHODS, REPLAY, TENT
+from recipe_kit import (
+    HAMLET,
+    KINDS,
+    METHODS,
+    REPLAY,
+    TENT,
+    changed,
+    copy_of,
+    make_recipe,
+    play,
+    settings_of,
+    stream,
+    trained,
+    untrained,
+)
 from torch import nn
 
 from online_uda.adaptation.recipe import Recipe
