@@ -28,7 +28,7 @@ def test_new_or_empty_folders_are_taken_and_others_refused(tmp_path):
     assert [path.name for path in folder.path.iterdir()] == ["old.txt"]
     with pytest.raises(UserError, match="is a file"):
         RunFolder.create(folder.path / "old.txt")
-    with pytest.raises(UserError, match=r"cannot make the run folder .*Not a directory"):
+    with pytest.raises(UserError, match=r"cannot make the run folder .*old\.txt is a file"):
         RunFolder.create(folder.path / "old.txt" / "deeper")
 
 
