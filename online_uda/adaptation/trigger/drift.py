@@ -26,7 +26,7 @@ from online_uda.networks.segmenter import Segmenter
 
 __all__ = ["DriftDetector", "DriftReport", "calibrate_from_buffer", "stage_statistics"]
 
-_PRIOR_FRAMES = 20.0
+_PRIOR_FRAMES = 40.0
 """Frames of the stream that weigh as much as the calibration in the noise level."""
 _MEMORY_FRAMES = 100.0
 _LEAST_NOISE = 0.5
@@ -71,8 +71,8 @@ class DriftDetector:
         self,
         *,
         window: int = 5,
-        reference_frames: int = 40,
-        step: float = 2.0,
+        reference_frames: int = 20,
+        step: float = 2.25,
         far_quantile: float = 0.975,
         near_quantile: float = 0.9,
     ) -> None:

@@ -1,9 +1,11 @@
 """How far a frame is from the source domain, in units of what held-out source frames show.
 
-Statistics are whitened by the source's own covariance. Two distances follow: along the *shift axes* (the directions in
-which corruptions move the source images), and over all directions, for shifts that no corruption resembles. Each is
-divided by its own limit, a stated quantile of the distances of source frames that were held out; the larger one counts.
-So 1.0 means "as odd as the oddest few per cent of unseen source frames" for every network and data set.
+Statistics are whitened by the source's own covariance. Two distances follow: the largest coordinate along a *shift
+axis* (the mean direction in which one corruption moves the source images), and the root mean square over all
+directions, for shifts that no corruption resembles. The first is the sensitive one: scenes differ a little in every
+direction, and the maximum over a few directions sees little of it. Each is divided by its own limit, a stated quantile
+of the distances of source frames that were held out; the larger one counts. So 1.0 means "as odd as the oddest few per
+cent of unseen source frames" for every network and data set.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ FOLDS = 8
 SHRINKAGE = 0.1
 """Share of the identity in the correlation matrix, so that directions no source frame uses keep a finite variance."""
 _FLAT = 1e-3
+_ALL_QUANTILE = 0.9999
+"""Over all directions unusual streets are far off as well, so that only what source frames never show may count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +53,14 @@ def _whitened_space(sample: SourceSample, keep: Tensor) -> _Space:
     used = keep[sample.of]
     moved = (sample.corrupted[:, used] - sample.vectors[sample.of[used]]) @ whiten
     shifts = moved.mean(1)
-    shifts = shifts / shifts.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    axes = torch.linalg.svd(shifts, full_matrices=False)[2]
+    axes = shifts / shifts.norm(dim=1, keepdim=True).clamp_min(1e-12)
     return _Space(mean, whiten, axes.T.contiguous())
 
 
 def _distances(space: _Space, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Root mean square whitened coordinate of ``vectors`` (N, D) along the shift axes and over all directions."""
+    """Of ``vectors`` (N, D): the largest coordinate along an axis, and the root mean square over all directions."""
     whitened = (vectors - space.mean) @ space.whiten
-    return (whitened @ space.axes).square().mean(1).sqrt(), whitened.square().mean(1).sqrt()
+    return (whitened @ space.axes).abs().amax(1), whitened.square().mean(1).sqrt()
 
 
 def _upper(distances: Tensor, quantile: float) -> float:
@@ -72,11 +75,9 @@ def _scene_scatter(space: _Space, sample: SourceSample) -> float:
     A rain of one rate moves an open road's statistics more than a narrow street's. The same holds for corruptions,
     which therefore tell, from source images alone, how much the distance wanders inside one domain.
     """
-    moved = (sample.corrupted - sample.vectors[sample.of]) @ space.whiten @ space.axes
-    shift = moved.mean(1, keepdim=True)
-    size = shift.norm(dim=2).clamp_min(1e-12)
-    along = (moved * shift).sum(2) / size
-    return float((along.var(1) / size.squeeze(1).square()).median())
+    moved = (sample.corrupted - sample.vectors[sample.of]) @ space.whiten
+    along = torch.einsum("kmd,dk->km", moved, space.axes)
+    return float((along.var(1) / along.mean(1).square().clamp_min(1e-12)).median())
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +87,11 @@ class SourceDistance:
     Attributes:
         mean: (D,) float64.
         whiten: (D, D) float64.
-        axes: (D, K) float64, orthonormal shift axes in whitened coordinates.
+        axes: (D, K) float64, unit shift axes in whitened coordinates, one a corruption.
         axes_limit: Distance along the axes that counts as 1.
         all_limit: Distance over all directions that counts as 1.
         near_limit: Distance, in units of the limits, under which a stream is at home again.
-        home: Root mean square distance of held-out source frames, in units of the limits.
+        noise: Standard deviation of the distance among held-out source frames, in units of the limits.
         scatter: Relative variance of a shift's size from scene to scene.
     """
 
@@ -100,7 +101,7 @@ class SourceDistance:
     axes_limit: float
     all_limit: float
     near_limit: float
-    home: float
+    noise: float
     scatter: float
 
     @classmethod
@@ -141,9 +142,9 @@ class SourceDistance:
             whiten=space.whiten,
             axes=space.axes,
             axes_limit=axes_limit,
-            all_limit=_upper(everywhere, far_quantile),
+            all_limit=_upper(everywhere, max(far_quantile, _ALL_QUANTILE)),
             near_limit=_upper(along, near_quantile) / axes_limit,
-            home=float(along.square().mean().sqrt()) / axes_limit,
+            noise=float(along.std()) / axes_limit,
             scatter=_scene_scatter(space, sample),
         )
 
@@ -154,7 +155,7 @@ class SourceDistance:
 
     def log_variance(self, distance: float) -> float:
         """Variance of the log distance inside a domain at ``distance``: the source's own, and the scenes' scatter."""
-        return (self.home / distance) ** 2 / self.axes.shape[1] + self.scatter
+        return (self.noise / distance) ** 2 + self.scatter
 
     def state_dict(self) -> dict[str, Any]:
         """All fields as tensors and numbers."""
