@@ -12,6 +12,7 @@ corrupted source images and corrected on the stream.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,6 @@ _PRIOR_FRAMES = 40.0
 _MEMORY_FRAMES = 100.0
 _LEAST_NOISE = 0.5
 """The noise level never falls below this share of the calibrated one: a car that waits is not a quiet domain."""
-_CLIP = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class DriftReport:
     """What the detector says of one frame.
 
     Attributes:
-        distance: Mean distance from the source over the last frames; 1 is the limit of the source domain.
+        distance: Median distance from the source over the last frames; 1 is the limit of the source domain.
         far: Whether the stream has left the source domain; it stays far until it is clearly back.
         detected: Whether a change of domain was found at this frame.
         strength: How far beyond the limit, from 0 at the limit to 1 at twice the limit.
@@ -57,7 +57,8 @@ class DriftDetector:
     A stream that starts far from the source is announced as a change, as it is one from the source domain.
 
     Args:
-        window: Recent frames that decide together; a lone odd frame decides nothing.
+        window: Recent frames that decide together; a lone odd frame decides nothing. A change is announced once:
+            for a window after it, no other is.
         reference_frames: Length of the memory of the current domain.
         step: Smallest step of the log distance that is a change, in noise levels.
         far_quantile: Share of unseen source frames that must lie nearer than the limit; the false-alarm setting.
@@ -101,6 +102,7 @@ class DriftDetector:
         self._recent: list[float] = []
         self._noise_sum = 0.0
         self._noise_frames = 0.0
+        self._quiet = 0
         self._start_domain()
 
     def _start_domain(self) -> None:
@@ -136,22 +138,27 @@ class DriftDetector:
         if not math.isfinite(distance):
             return self._report(detected=False)
         self._recent = [*self._recent, distance][-self.window :]
+        self._quiet = max(self._quiet - 1, 0)
         if self._crossed():
             self._far = not self._far
             self._start_domain()
-            return self._report(detected=True)
-        return self._report(detected=self._far and self._stepped(distance))
+            detected = self._quiet == 0
+        else:
+            detected = self._far and self._stepped(distance)
+        if detected:
+            self._quiet = self.window + 1
+        return self._report(detected=detected)
 
     def _report(self, *, detected: bool) -> DriftReport:
-        mean = math.fsum(self._recent) / len(self._recent) if self._recent else 0.0
-        return DriftReport(mean, self._far, detected, min(max(mean - 1.0, 0.0), 1.0))
+        distance = statistics.median(self._recent) if self._recent else 0.0
+        return DriftReport(distance, self._far, detected, min(max(distance - 1.0, 0.0), 1.0))
 
     def _crossed(self) -> bool:
         assert self.source is not None
         if len(self._recent) < self.window:
             return False
-        mean = math.fsum(self._recent) / self.window
-        return mean < self.source.near_limit if self._far else mean > 1.0
+        distance = statistics.median(self._recent)
+        return distance < self.source.near_limit if self._far else distance > 1.0
 
     def _stepped(self, distance: float) -> bool:
         """Window mean of the log distance against the domain's reference, which trails behind the window."""
@@ -169,14 +176,16 @@ class DriftDetector:
         jump = math.fsum(self._logs) / self.window - self._reference
         surprise = jump * jump / self.source.log_variance(math.exp(self._reference))
         level = (_PRIOR_FRAMES + self._noise_sum) / (_PRIOR_FRAMES + self._noise_frames)
-        if surprise > self.step**2 * max(level, _LEAST_NOISE**2):
-            self._start_domain()
-            return True
-        self._noise_sum += min(surprise, _CLIP**2)
+        limit = self.step**2 * max(level, _LEAST_NOISE**2)
+        # A step of the domain counts once and no more than the limit: it must not pass for noise.
+        self._noise_sum += min(surprise, limit)
         self._noise_frames += 1.0
         if self._noise_frames > _MEMORY_FRAMES:
             self._noise_sum *= _MEMORY_FRAMES / self._noise_frames
             self._noise_frames = _MEMORY_FRAMES
+        if surprise > limit:
+            self._start_domain()
+            return True
         return False
 
     def state_dict(self) -> dict[str, Any]:
@@ -190,6 +199,7 @@ class DriftDetector:
             "reference_count": self._reference_count,
             "noise_sum": self._noise_sum,
             "noise_frames": self._noise_frames,
+            "quiet": self._quiet,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -212,6 +222,7 @@ class DriftDetector:
         self._reference_count = int(state["reference_count"])
         self._noise_sum = float(state["noise_sum"])
         self._noise_frames = float(state["noise_frames"])
+        self._quiet = int(state["quiet"])
 
 
 def calibrate_from_buffer(network: Segmenter, buffer: ReplayBuffer, *, scale: float = 0.5) -> DriftDetector:
