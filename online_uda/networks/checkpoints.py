@@ -38,12 +38,14 @@ class LoadedNetwork:
         class_names: In id order; empty where the checkpoint names none.
         has_light_head: Whether the checkpoint held a trained light head.
         description: Where it came from and what was loaded, one line.
+        config: What `build_segformer` needs to build it again; None for a network of another kind.
     """
 
     network: Segmenter
     class_names: tuple[str, ...]
     has_light_head: bool
     description: str
+    config: SegformerConfig | None = None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def load_folder(folder: Path) -> LoadedNetwork:
     has_light = _load_strict(network, weights, unknown, weights_path)
     light = "with" if has_light else "without"
     description = f"{folder} ({dialect}, {len(weights)} tensors, {config.classes} classes, {light} light head)"
-    return LoadedNetwork(network.eval(), names, has_light, description)
+    return LoadedNetwork(network.eval(), names, has_light, description, config)
 
 
 def _weights_file(folder: Path) -> Path:

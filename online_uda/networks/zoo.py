@@ -52,9 +52,10 @@ def _untrained(variant: str) -> NetworkEntry:
     name = _PREFIX + variant
 
     def build(classes: ClassSet) -> LoadedNetwork:
-        network = build_segformer(segformer_sizes(name, len(classes)))
+        config = segformer_sizes(name, len(classes))
+        network = build_segformer(config)
         description = f"{name} (random weights, {len(classes)} classes)"
-        return LoadedNetwork(network.eval(), classes.names, False, description)
+        return LoadedNetwork(network.eval(), classes.names, False, description, config)
 
     return NetworkEntry(name, build, NETWORK_DESCRIPTIONS[name])
 

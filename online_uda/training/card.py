@@ -18,11 +18,12 @@ def model_card(config: SegformerConfig, class_names: Sequence[str], record: Mapp
     """
     height, width = record["size"]
     absent = [name for name in class_names if name not in record["val_iou"]]
+    start = "random weights (nothing pretrained)" if record["start"] is None else f"`{record['start']}`"
     rows = [f"| {name} | {iou:.1f} |" for name, iou in record["val_iou"].items()]
     lines = [
         f"# SegFormer (widths {', '.join(map(str, config.encoder.widths))}; {config.classes} classes)",
         "",
-        f"Trained from random weights (nothing pretrained) on images of `{record['data']}` at {width}x{height}.",
+        f"Trained from {start} on images of `{record['data']}` at {width}x{height}.",
         "",
         "| what | value |",
         "|---|---|",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,7 @@ class Phase:
         scale: Smallest and largest resize factor before cropping.
         batch: Images a step.
         loss_stride: The loss is taken on every n-th label pixel in each direction.
+        photometric: Whether colours are distorted.
     """
 
     share: float
@@ -22,6 +23,7 @@ class Phase:
     scale: tuple[float, float]
     batch: int
     loss_stride: int
+    photometric: bool = True
 
 
 # A transformer from scratch needs many steps before it needs wide views: half-size crops give four times as many.
@@ -32,6 +34,10 @@ RISING = (
 )
 
 
+# The light head is to know the source as it comes: what distorts its input is what it has to notice.
+AS_IT_COMES = Phase(1.0, 1.0, (1.0, 1.0), 8, 2, photometric=False)
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
     """Settings of a source training run.
@@ -40,6 +46,7 @@ class TrainingPlan:
         iterations: Optimiser steps of the main training.
         light_iterations: Optimiser steps of the light head afterwards, everything else frozen.
         learning_rate: Peak rate of AdamW.
+        light_rate: First rate of AdamW for the light head; it falls linearly to 0.
         weight_decay: For matrices; norms and biases have none.
         warmup: Steps of linear warm-up, at most a tenth of the iterations.
         poly: Exponent of the polynomial decay to 0.
@@ -47,18 +54,21 @@ class TrainingPlan:
         clip: Largest gradient norm.
         seed: Of weights, sampling and augmentation.
         phases: See `Phase`.
+        light_phase: The light head's only phase.
     """
 
     iterations: int = 4000
     light_iterations: int = 400
     learning_rate: float = 1e-3
+    light_rate: float = 5e-3
     weight_decay: float = 0.01
     warmup: int = 150
     poly: float = 0.9
     ema_half_life: float = 100.0
     clip: float = 5.0
     seed: int = 0
-    phases: tuple[Phase, ...] = field(default=RISING)
+    phases: tuple[Phase, ...] = RISING
+    light_phase: Phase = AS_IT_COMES
 
     def phase_at(self, step: int) -> Phase:
         """The phase of optimiser step ``step`` (0-based)."""

@@ -18,7 +18,7 @@ from online_uda.adaptation.replay.buffer import ReplayBuffer
 from online_uda.errors import UserError
 from online_uda.networks.checkpoints import save_folder
 from online_uda.networks.segmenter import SegformerConfig, Segmenter, build_segformer
-from online_uda.networks.zoo import segformer_sizes
+from online_uda.networks.zoo import load_network, segformer_sizes
 from online_uda.training.card import model_card
 from online_uda.training.data import open_source, spread
 from online_uda.training.draw import SourceDraw
@@ -50,7 +50,13 @@ def run_session(flags: argparse.Namespace, command: str) -> Scores:
     """
     device = _device(flags.device, flags.processes)
     train, val = open_source(flags.data, flags.classes, flags.size, flags.images, flags.val_images)
-    sizes = segformer_sizes(flags.network, len(train.classes))
+    weights: dict[str, torch.Tensor] | None = None
+    if flags.start is None:
+        sizes = segformer_sizes(flags.network, len(train.classes))
+    else:
+        start = load_network(flags.start, train.classes)
+        assert start.config is not None
+        sizes, weights = start.config, start.network.state_dict()
     config = replace(sizes, encoder=replace(sizes.encoder, drop_path=flags.drop_path))
     _check_out(flags.out, flags.resume)
     _set_threads(flags.threads, flags.processes)
@@ -69,7 +75,10 @@ def run_session(flags: argparse.Namespace, command: str) -> Scores:
         arena = ReplayBuffer(ahead, range(len(chosen)), progress=lambda done, _: progress.update(done))
     torch.manual_seed(flags.seed)
     draw = SourceDraw(arena, flags.rare_share)
-    trainer = Trainer(build_segformer(config), plan, draw, arena.size, device, flags.out, processes=flags.processes)
+    network = build_segformer(config)
+    if weights is not None:
+        network.load_state_dict(weights)
+    trainer = Trainer(network, plan, draw, arena.size, device, flags.out, processes=flags.processes)
     if flags.resume:
         trainer.resume()
     trainer.history.append((trainer.step, command))
@@ -90,6 +99,7 @@ def run_session(flags: argparse.Namespace, command: str) -> Scores:
                 _write(flags.out / LATEST_FOLDER, network, config, val, provenance, scores, step)
 
         trainer.train(report)
+    trainer.draw = SourceDraw(arena, rare_share=0.0)
     with Progress("light head", plan.light_iterations) as progress:
         network = trainer.train_light_head(lambda step, loss, rate: progress.update(step, f"loss {loss:.3f}"))
     scores = validate(network, val, scored, device)
@@ -142,6 +152,7 @@ def _provenance(flags: argparse.Namespace, history: list[tuple[int, str]], devic
     return {
         "commands": [{"from_step": step, "command": command} for step, command in history],
         "seed": flags.seed,
+        "start": None if flags.start is None else str(flags.start),
         "data": flags.data,
         "size": list(flags.size),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),

@@ -8,6 +8,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,8 @@ class Trainer:
     def _batch(self, phase: Phase, step: int, items: range, pool: ThreadPoolExecutor) -> tuple[Tensor, Tensor]:
         side = [max(64, round(edge * phase.crop / 32) * 32) for edge in self.size]
         spec = Augmentation(crop=(side[0], side[1]), scale=phase.scale)
+        if not phase.photometric:
+            spec = replace(spec, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
 
         def sample(item: int) -> LabelledImage:
             # Every item has its own stream of random numbers, whichever process and thread draws it.
@@ -205,7 +208,10 @@ class Trainer:
         return network.eval()
 
     def train_light_head(self, report: Report) -> Segmenter:
-        """Trains the light head of the averaged network; every other tensor stays bit-identical to `averaged`."""
+        """Trains the light head of the averaged network; every other tensor stays bit-identical to `averaged`.
+
+        Give `draw` uniform draws before: rare-class sampling would shift what the light head expects to see.
+        """
         network = self.averaged()
         for parameter in network.parameters():
             parameter.requires_grad_(False)
@@ -213,10 +219,10 @@ class Trainer:
             parameter.requires_grad_(True)
         network.light_head.train()
         groups = parameter_groups(network.light_head, self.plan.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.plan.learning_rate)
-        phase, total, first = self.plan.phases[-1], self.plan.light_iterations, self.plan.iterations
+        optimizer = torch.optim.AdamW(groups, lr=self.plan.light_rate)
+        phase, total, first = self.plan.light_phase, self.plan.light_iterations, self.plan.iterations
         for step, (_, frames, labels) in enumerate(self._batches(iter([phase] * total), first, Team())):
-            rate = self.plan.learning_rate * (1.0 - step / total)
+            rate = self.plan.light_rate * (1.0 - step / total)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             self._seed_step(first + step)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from online_uda.networks.heads import AllMLPHead
+from online_uda.networks.heads import AllMLPHead, LightHead
 from online_uda.networks.mit import DropPath, EfficientAttention
 from online_uda.networks.segmenter import Segmenter, build_segformer, padded_size, segformer_config, to_full_size
 
@@ -135,6 +135,30 @@ def test_light_output_depends_on_the_first_stage_only() -> None:
         network.head.classifier.bias.add_(1.0)
         assert torch.equal(network.light(frames).logits, before)
         assert not torch.allclose(network(frames).logits, main)
+
+
+def test_light_head_looks_around_but_not_across_the_frame() -> None:
+    torch.manual_seed(0)
+    head = LightHead(6, 8, 3).eval()
+    stage1 = torch.randn(1, 6, 32, 32)
+    nudged = stage1.clone()
+    nudged[..., 16, 16] += 1.0
+    with torch.no_grad():
+        changed = (head(stage1) != head(nudged)).any(1)[0]
+    rows, columns = torch.nonzero(changed, as_tuple=True)
+    assert {(r - 16, c - 16) for r, c in zip(rows.tolist(), columns.tolist(), strict=True)} == {
+        (r, c) for r in (-4, 0, 4) for c in (-4, 0, 4)
+    }
+
+
+def test_light_head_has_finite_gradients_under_bf16() -> None:
+    """Channels-last maps of tokens, as the encoder makes them: here bf16 gradients of the convolution were NaN."""
+    network = small_network(19).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network.light(torch.rand(2, 3, 128, 256))
+    assert output.logits.dtype == torch.float32
+    output.logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.light_head.parameters())
 
 
 def test_attention_equals_the_textbook_formula() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from online_uda.errors import UserError
 from online_uda.networks.checkpoints import load_folder
@@ -97,6 +98,25 @@ def test_resume_stretches_a_finished_run(finished: Path, capsys: pytest.CaptureF
     assert "--iterations 3" in record["commands"][1]["command"]
     assert main(words) == 2
     assert "add --resume" in capsys.readouterr().err
+
+
+def test_start_keeps_the_main_head_and_trains_the_light_head(finished: Path, tmp_path: Path) -> None:
+    """--iterations 0 fits a light head to a network that has none, such as one from elsewhere."""
+    start = tmp_path / "start"
+    shutil.copytree(finished / "out" / "network", start)
+    before = load_file(start / "model.safetensors")
+    save_file({k: v for k, v in before.items() if not k.startswith("light_head.")}, start / "model.safetensors")
+    words = [*SMALL, "--data", str(finished / "data"), "--classes", "camvid11", "--out", str(tmp_path / "out")]
+    assert main([*words, "--iterations", "0", "--light-iterations", "2", "--start", str(start)]) == 0
+    after = load_file(tmp_path / "out" / "network" / "model.safetensors")
+    assert before.keys() == after.keys()
+    for name in before:
+        trained = name.startswith("light_head.") and before[name].is_floating_point()
+        assert torch.equal(before[name], after[name]) or trained, name
+    assert not torch.equal(before["light_head.classifier.bias"], after["light_head.classifier.bias"])
+    record = json.loads((tmp_path / "out" / "network" / "config.json").read_text())["provenance"]
+    assert record["start"] == str(start)
+    assert str(start) in (tmp_path / "out" / "network" / "README.md").read_text()
 
 
 @pytest.mark.slow

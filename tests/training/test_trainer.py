@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from online_uda.adaptation.replay.buffer import ReplayBuffer
 from online_uda.errors import UserError
 from online_uda.networks.segmenter import SegformerConfig, Segmenter, build_segformer
 from online_uda.training.draw import SourceDraw
-from online_uda.training.plan import RISING, Phase, TrainingPlan
+from online_uda.training.plan import AS_IT_COMES, RISING, Phase, TrainingPlan
 from online_uda.training.trainer import Trainer, bf16_is_faster, parameter_groups, segmentation_loss
 from online_uda.training.validate import validate
 from streams.classes import CAMVID_11
@@ -153,11 +154,25 @@ def test_light_head_training_changes_the_light_head_only(
 
 
 def test_light_head_learns(tiny_network: Segmenter, blocks: LabelledSet, tmp_path: Path) -> None:
-    plan = replace(PLAN, light_iterations=60, learning_rate=1e-2)
+    plan = replace(PLAN, light_iterations=60, light_rate=1e-2)
     trainer = trainer_for(tiny_network, blocks, tmp_path, plan)
     losses: list[float] = []
-    trainer.train_light_head(lambda step, loss, rate: losses.append(loss))
+    rates: list[float] = []
+    trainer.train_light_head(lambda step, loss, rate: (losses.append(loss), rates.append(rate)))
     assert np.mean(losses[-5:]) < 0.7 * losses[0]
+    assert rates == pytest.approx([1e-2 * (1 - step / 60) for step in range(60)])
+
+
+def test_light_head_sees_frames_as_they_come(tiny_network: Segmenter, blocks: LabelledSet, tmp_path: Path) -> None:
+    """Whole frames in their own colours, mirrored or not; the main training's crops are of other colours."""
+    trainer = trainer_for(tiny_network, blocks, tmp_path)
+    known = {blocks[i].image.tobytes() for i in range(20)} | {blocks[i].image[:, ::-1].tobytes() for i in range(20)}
+    with ThreadPoolExecutor(1) as pool:
+        for phase, expected in ((AS_IT_COMES, 8), (replace(AS_IT_COMES, photometric=True), 3)):
+            frames, _ = trainer._batch(phase, 0, range(8), pool)
+            images = (frames.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
+            found = sum(image.tobytes() in known for image in images)
+            assert found == 8 if expected == 8 else found <= expected
 
 
 @pytest.mark.parametrize("processes", [1, 2])
