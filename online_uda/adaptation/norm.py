@@ -25,7 +25,8 @@ def batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
 
 @contextmanager
 def batch_statistics(layers: list[nn.BatchNorm2d]) -> Iterator[None]:
-    """Lets ``layers`` normalise with the statistics of the images at hand and leaves every buffer untouched."""
+    """Lets ``layers`` normalise with the statistics of the images at hand; buffers stay, and modes come back."""
+    modes = [layer.training for layer in layers]
     for layer in layers:
         # A momentum of 0 would still count batches, and would let one infinite frame turn the running ones to NaN.
         layer.track_running_stats = False
@@ -33,9 +34,9 @@ def batch_statistics(layers: list[nn.BatchNorm2d]) -> Iterator[None]:
     try:
         yield
     finally:
-        for layer in layers:
+        for layer, training in zip(layers, modes, strict=True):
             layer.track_running_stats = True
-            layer.eval()
+            layer.train(training)
 
 
 class NormStatistics:

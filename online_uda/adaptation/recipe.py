@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -128,7 +128,7 @@ class Recipe:
             moved = decision.relax and self._pull(self.settings.anchor.relax)
             if moved and self._deployed is not self.student:
                 self._pull_deployed(self.settings.anchor.relax)
-            return StepReport(moved, decision.detected, decision.signal)
+            return StepReport(False, decision.detected, decision.signal)
         absorbed = self._norm.moves and self._norm.absorb()
         if self._optimizer is None:
             self._pull(self.settings.anchor.pull)
@@ -214,7 +214,11 @@ class Recipe:
         wanted = self.settings.objectives
         losses: dict[str, float] = {}
         if wanted.entropy is not None:
-            with self._autocast():
+            # The frame's own statistics, as in TENT: with trailing ones the entropy of a shifted frame collapses.
+            # Train mode uses them anyway, and there the running ones learn from the frame.
+            trailing = self._norm.moves and self.settings.student_mode == "eval"
+            own = self._norm.of_the_batch() if trailing else nullcontext()
+            with own, self._autocast():
                 output = self.student(frames)
             slot = wanted.entropy
             loss = entropy_loss(

@@ -11,6 +11,7 @@ from typing_extensions import Self
 from streams.yaml_config import ConfigModel, KeyedError, KeyedErrors
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Cells = Annotated[int, Field(ge=1, le=32)]
 PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
 BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -86,12 +87,22 @@ class TeacherSettings(SlotModel):
 
 
 class StyleSettings(SlotModel):
-    """Target styling of replayed source images: see `online_uda.adaptation.replay.style`."""
+    """Target styling of replayed source images: see `online_uda.adaptation.replay.style`.
 
-    grid: int = Field(default=1, ge=1, le=32)
+    ``strength`` is the range that the share of the way from the source look to the stream's is drawn from, once for
+    colour and once for detail.
+    """
+
+    grid: tuple[Cells, Cells] = (6, 6)
     half_life_frames: Positive = 8.0
     detail: NotNegative = 1.0
-    probability: Share = 1.0
+    strength: tuple[Share, Share] = (0.0, 1.0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.strength[0] > self.strength[1]:
+            raise KeyedError(f"{list(self.strength)} runs backwards; give the smaller strength first", "strength")
+        return self
 
 
 class ReplaySettings(SlotModel):

@@ -95,6 +95,24 @@ def test_batch_statistics_are_those_of_the_frame_and_no_buffer_moves() -> None:
     assert torch.equal(network(frames).logits, plain), "back in eval mode"
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_statistics_of_the_batch_give_each_layer_its_mode_back(training: bool) -> None:
+    """A layer in training goes on learning its statistics afterwards, also where the pass between failed."""
+    network = trained("batchnorm").train(training)
+    layers = batch_norms(network)
+    layers[0].eval()
+    before = copy_of(network)
+    with NormStatistics(network, NormSettings()).of_the_batch():
+        network(next(stream(1)))
+    with pytest.raises(RuntimeError), NormStatistics(network, NormSettings()).of_the_batch():
+        network(torch.rand(1, 5, 64, 128))
+    assert not changed(before, copy_of(network))
+    assert [layer.training for layer in layers] == [False] + [training] * (len(layers) - 1)
+    network(next(stream(1)))
+    counted = [name for name in changed(before, copy_of(network)) if name.endswith("num_batches_tracked")]
+    assert len(counted) == (len(layers) - 1 if training else 0)
+
+
 @pytest.mark.parametrize("statistics", ["stream", "batch"])
 def test_a_frame_of_infinities_leaves_no_trace(statistics: str) -> None:
     network = trained("batchnorm")

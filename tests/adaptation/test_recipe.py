@@ -24,6 +24,7 @@ from recipe_kit import (
 from torch import nn
 
 from online_uda.adaptation.mixing import classmix_mask, mix
+from online_uda.adaptation.norm import batch_norms
 from online_uda.adaptation.objectives.cross_entropy import cross_entropy
 from online_uda.adaptation.objectives.feature_distance import dominated_cells, feature_distance
 from online_uda.adaptation.photometric import PhotometricAugmentation
@@ -84,6 +85,60 @@ def test_tent_with_batch_statistics_equals_train_mode_norms() -> None:
         optimizer.step()
     for mine, theirs in zip(norms_of(recipe.student), parameters, strict=True):
         torch.testing.assert_close(mine, theirs, atol=2e-6, rtol=0.0)
+
+
+def test_tent_on_a_followed_stream_learns_with_the_frames_own_statistics() -> None:
+    """Predictions use the trailing statistics, the entropy those of its frame; parameters and statistics by hand."""
+    recipe = make_recipe(settings_of(TENT, norm={"statistics": "stream", "momentum": 0.3}), trained("batchnorm"))
+    reference = trained("batchnorm")
+    layers, inputs = batch_norms(reference), {}
+    for index, layer in enumerate(layers):
+        layer.register_forward_pre_hook(lambda _, args, index=index: inputs.update({index: args[0].detach()}))
+    parameters = norms_of(reference)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    for frames in stream(3):
+        prediction = recipe.predict(frames)
+        with torch.no_grad():
+            torch.testing.assert_close(prediction.logits, reference(frames).logits, atol=1e-5, rtol=1e-5)
+        for index, layer in enumerate(layers):
+            x = inputs[index]
+            layer.running_mean.mul_(0.7).add_(0.3 * x.mean((0, 2, 3)))
+            layer.running_var.mul_(0.7).add_(0.3 * x.var((0, 2, 3), correction=0))
+            layer.train()
+            layer.momentum = 0.0
+        logits = reference(frames).logits
+        for layer in layers:
+            layer.eval()
+        loss = -(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert recipe.observe(frames, prediction).losses["entropy"] == pytest.approx(loss.item(), abs=1e-5)
+    learned = copy_of(recipe.student)
+    for name, value in copy_of(reference).items():
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(learned[name], value, atol=2e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("statistics", ["source", "stream", "batch"])
+def test_train_mode_lasts_through_every_objective_and_no_longer(statistics: str) -> None:
+    """Each forward pass of the student folds its statistics in as torch does: entropy, replay and mixed are three."""
+    settings = settings_of(
+        HAMLET, scope={"parameters": "all"}, objectives__entropy={}, norm={"statistics": statistics, "momentum": 0.3}
+    )
+    recipe = make_recipe(settings, trained("batchnorm"))
+    layers = batch_norms(recipe.student)
+    modes, frames = [], next(stream(1))
+    prediction = recipe.predict(frames)
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda module, _: modes.append(module.training and module.track_running_stats))
+    before = [int(layer.num_batches_tracked) for layer in layers]
+    recipe.observe(frames, prediction)
+    assert modes == [True] * 3 * len(layers)
+    assert [int(layer.num_batches_tracked) for layer in layers] == [count + 3 for count in before]
+    assert not any(module.training for module in recipe.student.modules())
 
 
 def test_a_hamlet_step_equals_its_parts_composed_by_hand() -> None:
@@ -173,7 +228,7 @@ def test_relax_acts_while_the_trigger_rests_and_only_then() -> None:
         expected = torch.lerp(states[0][name], source[name], 0.25)
         torch.testing.assert_close(states[1][name], expected, atol=1e-7, rtol=1e-6)
     assert not changed(states[1], states[2])
-    assert [report.updated for report in reports] == [True, True, False]
+    assert [report.updated for report in reports] == [True, False, False], "nothing is learned at rest"
     assert reports[1].losses == {}
     assert reports[1].scope is None
 

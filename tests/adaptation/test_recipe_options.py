@@ -39,10 +39,11 @@ class Outcome:
         reports = []
         for frame in stream(frames):
             prediction = recipe.predict(frame)
-            first = prediction.logits.flatten().tolist() if first is None else first
+            last = prediction.logits.flatten().tolist()
+            first = last if first is None else first
             reports.append(recipe.observe(frame, prediction))
         after = copy_of(recipe.student)
-        parts: dict[str, Any] = {"prediction": first, "updates": [report.updated for report in reports]}
+        parts: dict[str, Any] = {"prediction": first, "last": last, "updates": [report.updated for report in reports]}
         for name in ("entropy", "replay", "mixed", "feature_distance"):
             parts[f"loss.{name}"] = reports[-1].losses.get(name)
         statistics = {name for name in after if "running" in name}
@@ -69,8 +70,9 @@ LOSSES = {"loss.entropy", "loss.replay", "loss.mixed"}
 CASES: list[tuple[str, Any, set[str], set[str], int, dict[str, Any]]] = [
     # option, value, parts that move, parts that stay, frames, changes to the base it is compared with
     ("norm__statistics", "source", {"statistics", "loss.entropy"}, {"prediction"}, 1, {}),
-    ("norm__statistics", "batch", {"prediction", "statistics"}, set(), 1, {}),
-    ("norm__momentum", 0.5, {"statistics", "loss.entropy"}, {"prediction"}, 1, {}),
+    ("norm__statistics", "batch", {"prediction", "statistics", "loss.replay"}, {"loss.entropy"}, 1, {}),
+    ("norm__momentum", 0.5, {"statistics", "loss.replay"}, {"prediction", "loss.entropy"}, 1, {}),
+    ("norm__momentum", 0.5, {"last"}, {"prediction"}, 2, {}),
     ("optimizer__name", "adam", STEP, LOSSES | {"statistics"}, 1, {}),
     ("optimizer__name", "adamw", STEP, LOSSES | {"statistics"}, 1, {}),
     ("optimizer__name", "adamw", STEP, LOSSES, 1, {"optimizer__name": "adam", "optimizer__weight_decay": 0.1}),
@@ -90,10 +92,12 @@ CASES: list[tuple[str, Any, set[str], set[str], int, dict[str, Any]]] = [
     ("replay__crop", [0.5, 0.5], {"loss.replay"}, {"loss.entropy"}, 1, {}),
     ("replay__batch", 3, {"loss.replay"}, {"loss.entropy"}, 1, {}),
     ("replay__style", None, {"loss.replay"}, {"loss.entropy"}, 1, {}),
-    ("replay__style__grid", 3, {"loss.replay"}, {"loss.entropy"}, 1, {}),
+    ("replay__style__grid", [1, 1], {"loss.replay"}, {"loss.entropy"}, 1, {}),
+    ("replay__style__grid", [6, 4], {"loss.replay"}, {"loss.entropy"}, 1, {}),
     ("replay__style__half_life_frames", 0.1, {"loss.replay"}, {"prediction"}, 3, {}),
     ("replay__style__detail", 0.0, {"loss.replay"}, {"loss.entropy"}, 1, {}),
-    ("replay__style__probability", 0.0, {"loss.replay"}, {"loss.entropy"}, 1, {}),
+    ("replay__style__strength", [0.0, 0.0], {"loss.replay"}, {"loss.entropy"}, 1, {}),
+    ("replay__style__strength", [1.0, 1.0], {"loss.replay"}, {"loss.entropy"}, 1, {}),
     ("mixing__ratio", [1.0, 0.75], {"loss.mixed"}, {"loss.replay", "loss.entropy"}, 1, {}),
     ("mixing__jitter_probability", 0.0, {"loss.mixed"}, {"loss.replay"}, 1, {"mixing__jitter_probability": 1.0}),
     ("mixing__jitter_strength", 0.9, {"loss.mixed"}, {"loss.replay"}, 1, {"mixing__jitter_probability": 1.0}),

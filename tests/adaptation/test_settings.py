@@ -162,6 +162,12 @@ def test_hamlet_values_are_in_order() -> None:
         build(MethodSettings, from_mapping(TRIGGER, "m"))
 
 
+def test_strength_of_the_style_is_in_order() -> None:
+    text = re.escape("replay.style.strength: [0.8, 0.2] runs backwards; give the smaller strength first")
+    with pytest.raises(ConfigError, match=text):
+        build(MethodSettings, from_mapping(FULL, "m"), ["replay.style.strength=[0.8, 0.2]"])
+
+
 FULL: dict[str, Any] = {
     "description": "x",
     "objectives": {"entropy": {}, "replay": {}, "mixed": {}, "feature_distance": {}},
@@ -173,8 +179,9 @@ OUTSIDE = [
     ("optimizer.learning_rate", 0), ("optimizer.weight_decay", -1), ("optimizer.momentum", 1),
     ("optimizer.head_factor", 0), ("anchor.pull", 2), ("anchor.relax", -1), ("steps", 0), ("steps", 17),
     ("teacher.cap", 1), ("teacher.half_life_frames", 0), ("replay.frames", 0), ("replay.temperature", 0),
-    ("replay.crop", [0, 1]), ("replay.crop", [1, 1.5]), ("replay.batch", 0), ("replay.style.grid", 0),
-    ("replay.style.half_life_frames", 0), ("replay.style.detail", -1), ("replay.style.probability", 1.5),
+    ("replay.crop", [0, 1]), ("replay.crop", [1, 1.5]), ("replay.batch", 0), ("replay.style.grid", [0, 1]),
+    ("replay.style.grid", 4), ("replay.style.strength", [0.5, 1.5]), ("replay.style.strength", 0.5),
+    ("replay.style.half_life_frames", 0), ("replay.style.detail", -1),
     ("mixing.ratio", [0.5, 1.5]), ("mixing.jitter_probability", 2), ("mixing.jitter_strength", 1.5),
     ("mixing.blur_probability", -1), ("pseudo_labels.confidence", 0), ("pseudo_labels.ignore_top", -1),
     ("pseudo_labels", "{ignore_top: 0.5, ignore_bottom: 0.5}"), ("objectives.entropy.weight", -1),
@@ -209,7 +216,8 @@ def test_every_bound_is_reachable() -> None:
     overrides = [
         "norm.momentum=0", "norm.momentum=1", "scope.first_module=4", "optimizer.momentum=0", "anchor.pull=1",
         "steps=16",
-        "teacher.cap=0", "replay.crop=[1, 0.1]", "pseudo_labels.confidence=1", "objectives.entropy.max_entropy=1",
+        "teacher.cap=0", "replay.crop=[1, 0.1]", "replay.style.strength=[1, 1]", "replay.style.grid=[32, 1]",
+        "replay.style.strength=[0, 0]", "pseudo_labels.confidence=1", "objectives.entropy.max_entropy=1",
         "trigger={kind: drift, scale: 1}",
     ]  # fmt: skip
     for override in overrides:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from online_uda.adaptation.replay.style import Moments, TargetStyle, fine_detail, lab_moments, transfer_moments
+
+WHOLE = (1, 1)
+"""The grid of one cell."""
 
 
 def scene(seed: int, size: tuple[int, int] = (72, 96), low: int = 90, high: int = 170) -> NDArray[np.uint8]:
@@ -23,19 +28,20 @@ def to_uint8(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.round(image * 255).astype(np.uint8)
 
 
-def style_of(images: list[NDArray[np.uint8]], **options: float) -> TargetStyle:
-    given: dict[str, float] = {"grid": 1, "half_life_frames": 4.0, "detail": 0.0, **options}
-    return TargetStyle(np.stack(images), **given)  # type: ignore[arg-type]
+def style_of(images: list[NDArray[np.uint8]], **options: Any) -> TargetStyle:
+    """At full strength and without detail, where not told otherwise."""
+    given: dict[str, Any] = {"grid": WHOLE, "half_life_frames": 4.0, "detail": 0.0, "strength": (1.0, 1.0), **options}
+    return TargetStyle(np.stack(images), **given)
 
 
 def draw(style: TargetStyle, image: NDArray[np.uint8], frame: NDArray[np.uint8], seed: int = 0) -> NDArray[np.float32]:
     return style.dress(image, frame, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("grid", [1, 3])
+@pytest.mark.parametrize("grid", [WHOLE, (3, 3), (6, 1), (1, 4)])
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=15, deadline=None)
-def test_equal_moments_are_the_identity(grid: int, seed: int) -> None:
+def test_equal_moments_are_the_identity(grid: tuple[int, int], seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (24, 32, 3)).astype(np.uint8)
     moments = lab_moments(image, grid)
     same = transfer_moments(image, moments, moments)
@@ -47,21 +53,21 @@ def test_equal_moments_are_the_identity(grid: int, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_transferred_image_has_the_targets_moments(seed: int) -> None:
     image, other = scene(seed), scene(seed + 100, low=110, high=160)
-    target = lab_moments(other, 1)
-    moved = transfer_moments(image, lab_moments(image, 1), target)
-    found = lab_moments(to_uint8(moved), 1)
+    target = lab_moments(other, WHOLE)
+    moved = transfer_moments(image, lab_moments(image, WHOLE), target)
+    found = lab_moments(to_uint8(moved), WHOLE)
     np.testing.assert_allclose(found.mean, target.mean, atol=0.15)
     np.testing.assert_allclose(np.sqrt(found.variance), np.sqrt(target.variance), atol=0.3)
 
 
 def test_moments_against_numpy() -> None:
-    """Mean and mean square of each cell of a 2 x 2 partition, in OpenCV's Lab of the float image."""
+    """Mean and mean square of each cell of 2 rows and 3 columns, in OpenCV's Lab of the float image."""
     image = scene(1, (8, 12))
     lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    moments = lab_moments(image, 2)
+    moments = lab_moments(image, (2, 3))
     for row in range(2):
-        for column in range(2):
-            cell = lab[4 * row : 4 * row + 4, 6 * column : 6 * column + 6].reshape(-1, 3)
+        for column in range(3):
+            cell = lab[4 * row : 4 * row + 4, 4 * column : 4 * column + 4].reshape(-1, 3)
             np.testing.assert_allclose(moments.mean[row, column], cell.mean(0), atol=1e-3)
             np.testing.assert_allclose(moments.square[row, column], (cell**2).mean(0), rtol=1e-4, atol=1e-3)
 
@@ -71,7 +77,7 @@ def test_gain_is_bounded() -> None:
     flat = np.full((16, 16, 3), 120, np.uint8)
     flat[::4] = 121
     busy = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
-    moved = cv2.cvtColor(transfer_moments(flat, lab_moments(flat, 1), lab_moments(busy, 1)), cv2.COLOR_RGB2LAB)
+    moved = cv2.cvtColor(transfer_moments(flat, lab_moments(flat, WHOLE), lab_moments(busy, WHOLE)), cv2.COLOR_RGB2LAB)
     before = cv2.cvtColor(flat.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     assert np.ptp(moved[..., 0]) <= 3.05 * np.ptp(before[..., 0])
 
@@ -83,10 +89,10 @@ def test_a_grid_follows_what_a_global_transform_cannot() -> None:
     target[:36] = 0.3 * target[:36] + 0.7 * 210
     frame = np.round(target).astype(np.uint8)
     errors = {}
-    for grid in (1, 4):
+    for grid in (WHOLE, (4, 1)):
         moved = transfer_moments(source, lab_moments(source, grid), lab_moments(frame, grid))
         errors[grid] = np.abs(moved * 255 - target).mean()
-    assert errors[4] < 0.6 * errors[1]
+    assert errors[(4, 1)] < 0.6 * errors[WHOLE]
 
 
 def test_detail_of_a_constant_image_is_zero() -> None:
@@ -133,7 +139,7 @@ def test_detail_of_a_frame_of_another_size_is_resized() -> None:
 def test_the_source_look_is_the_mean_over_the_buffer() -> None:
     images = [scene(0), scene(1), scene(2)]
     style = style_of(images)
-    each = [lab_moments(image, 1) for image in images]
+    each = [lab_moments(image, WHOLE) for image in images]
     np.testing.assert_allclose(style.source.mean, np.mean([m.mean for m in each], axis=0), rtol=1e-6)
     np.testing.assert_allclose(style.source.square, np.mean([m.square for m in each], axis=0), rtol=1e-6)
 
@@ -145,7 +151,7 @@ def test_target_is_a_plain_mean_first_and_then_forgets_by_its_half_life() -> Non
     expected = None
     for count in range(1, 8):
         frame = scene(10 + count)
-        seen = lab_moments(frame, 1).mean
+        seen = lab_moments(frame, WHOLE).mean
         share = max(1.0 / count, 1.0 - 0.5 ** (1.0 / half_life))
         expected = seen if expected is None else (1.0 - share) * expected + share * seen
         style.observe(frame)
@@ -161,21 +167,86 @@ def test_forgetting_starts_from_the_next_frame() -> None:
     bright = scene(9, low=180, high=240)
     style.observe(bright)
     assert style.target is not None
-    np.testing.assert_allclose(style.target.mean, lab_moments(bright, 1).mean, rtol=1e-5)
+    np.testing.assert_allclose(style.target.mean, lab_moments(bright, WHOLE).mean, rtol=1e-5)
 
 
-def test_probability_is_the_share_that_is_dressed_and_draws_as_much_either_way() -> None:
-    image, frame = scene(0), scene(1, low=180, high=240)
-    generators = [torch.Generator().manual_seed(1) for _ in range(2)]
-    sometimes, always = style_of([image], probability=0.3), style_of([image])
-    sometimes.observe(frame)
-    always.observe(frame)
-    dressed = 0
-    for _ in range(200):
-        dressed += not np.allclose(sometimes.dress(image, frame, generators[0]), image / 255.0)
-        always.dress(image, frame, generators[1])
-    assert 40 <= dressed <= 80
-    assert torch.equal(generators[0].get_state(), generators[1].get_state())
+def striped(seed: int) -> NDArray[np.uint8]:
+    """A brighter frame with thin lines that a median takes away."""
+    frame = scene(seed, low=170, high=215)
+    frame[:, ::12] = 245
+    return frame
+
+
+@pytest.mark.parametrize("grid", [WHOLE, (4, 1)])
+def test_no_strength_is_the_plain_image_and_full_strength_the_whole_transfer(grid: tuple[int, int]) -> None:
+    image, frame = scene(0), striped(1)
+    whole = transfer_moments(image, lab_moments(image, grid), lab_moments(frame, grid))
+    for strength, expected in (((0.0, 0.0), image / 255.0), ((1.0, 1.0), whole)):
+        style = style_of([image], grid=grid, strength=strength)
+        style.observe(frame)
+        np.testing.assert_allclose(draw(style, image, frame), expected, atol=1.5 / 255)
+        detailed = style_of([image], grid=grid, strength=strength, detail=1.0)
+        detailed.observe(frame)
+        added = np.abs(draw(detailed, image, frame) - draw(style, image, frame)).max()
+        assert (added > 0.02) == (strength == (1.0, 1.0)), "detail has the same range"
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_strength_in_between_is_that_share_of_the_way(share: float) -> None:
+    """In CIE Lab, where it is done; in detail from the detail of the whole way."""
+    image, frame = scene(0), striped(1)
+    style = style_of([image], strength=(share, share))
+    style.observe(frame)
+    start, end = lab_moments(image, WHOLE).mean, lab_moments(frame, WHOLE).mean
+    found = lab_moments(to_uint8(draw(style, image, frame)), WHOLE).mean
+    np.testing.assert_allclose(found, start + share * (end - start), atol=0.6)
+    flat = np.full((64, 48, 3), 120, np.uint8)
+    lined = flat.copy()
+    lined[:, 10] = 160
+    lines = style_of([flat], detail=1.0, strength=(share, share))
+    lines.target = lines.source
+    assert np.abs(draw(lines, flat, lined) - flat / 255.0).max() == pytest.approx(share * 40 / 255, abs=2e-3)
+
+
+def test_strength_is_drawn_evenly_from_its_range_for_colour_and_detail_apart() -> None:
+    """Each is read back from what it did to a grey image: the rise of the ground, and of the line above it."""
+    image = np.full((32, 24, 3), 100, np.uint8)
+    frame = np.full((32, 24, 3), 150, np.uint8)
+    frame[:, 5] = 200
+    styles = [style_of([image], detail=0.5, strength=strength) for strength in ((0.0, 0.0), (1.0, 1.0), (0.2, 0.6))]
+    for style in styles:
+        style.target = lab_moments(np.full_like(frame, 150), WHOLE)
+    generator = torch.Generator().manual_seed(0)
+
+    def marks(style: TargetStyle) -> tuple[float, float]:
+        dressed = style.dress(image, frame, generator)[16].mean(-1)
+        ground = float(np.median(dressed))
+        return ground, float(dressed.max()) - ground
+
+    (low, _), (high, line) = marks(styles[0]), marks(styles[1])
+    drawn = np.array([marks(styles[2]) for _ in range(300)])
+    colour, fine = (drawn[:, 0] - low) / (high - low), drawn[:, 1] / line
+    for share in (colour, fine):
+        assert 0.19 < share.min() < 0.22
+        assert 0.58 < share.max() < 0.62
+        assert share.mean() == pytest.approx(0.4, abs=0.03)
+    assert abs(np.corrcoef(colour, fine)[0, 1]) < 0.15
+
+
+def test_draws_are_repeatable_and_as_many_whatever_the_range() -> None:
+    """A resumed run, or one that compares two ranges, sees the same crops."""
+    image, frame = scene(0), striped(1)
+    after, images = [], []
+    for strength in ((0.0, 1.0), (0.0, 1.0), (0.0, 0.0), (0.3, 0.9)):
+        style = style_of([image], detail=1.0, strength=strength)
+        style.observe(frame)
+        generator = torch.Generator().manual_seed(1)
+        images.append([style.dress(image, frame, generator) for _ in range(3)])
+        after.append(generator.get_state())
+    assert all(torch.equal(state, after[0]) for state in after)
+    assert all(np.array_equal(one, two) for one, two in zip(images[0], images[1], strict=True))
+    assert not np.array_equal(images[0][0], images[0][1])
+    assert not np.array_equal(images[0][0], images[3][0])
 
 
 def test_before_any_frame_the_image_stays() -> None:

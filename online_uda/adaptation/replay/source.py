@@ -49,7 +49,7 @@ class SourceReplay:
         if style is not None:
             self.style = TargetStyle(
                 buffer.images, grid=style.grid, half_life_frames=style.half_life_frames, detail=style.detail,
-                probability=style.probability,
+                strength=style.strength,
             )  # fmt: skip
         self._frame: NDArray[np.uint8] | None = None
 

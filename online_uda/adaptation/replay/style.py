@@ -33,14 +33,14 @@ _SMALLEST_VARIANCE = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """First and second raw moments in CIE Lab, each ``(grid, grid, 3)`` float32."""
+    """First and second raw moments in CIE Lab, each ``(rows, columns, 3)`` float32."""
 
     mean: Array
     square: Array
 
     @property
     def variance(self) -> Array:
-        """``(grid, grid, 3)`` float32, not negative."""
+        """``(rows, columns, 3)`` float32, not negative."""
         return np.maximum(self.square - self.mean * self.mean, _SMALLEST_VARIANCE)
 
     def towards(self, other: Moments, share: float) -> Moments:
@@ -51,11 +51,11 @@ class Moments:
         )
 
 
-def lab_moments(image: NDArray[np.uint8], grid: int) -> Moments:
-    """Moments of ``image`` (H, W, 3) uint8 RGB over a ``grid`` x ``grid`` partition."""
+def lab_moments(image: NDArray[np.uint8], grid: tuple[int, int]) -> Moments:
+    """Moments of ``image`` (H, W, 3) uint8 RGB over a partition into ``grid`` = (rows, columns) cells."""
     lab = _to_lab(image)
-    mean, square = (cv2.resize(part, (grid, grid), interpolation=cv2.INTER_AREA) for part in (lab, lab * lab))
-    shape = (grid, grid, 3)
+    mean, square = (cv2.resize(part, grid[::-1], interpolation=cv2.INTER_AREA) for part in (lab, lab * lab))
+    shape = (*grid, 3)
     return Moments(np.asarray(mean, np.float32).reshape(shape), np.asarray(square, np.float32).reshape(shape))
 
 
@@ -77,13 +77,16 @@ def transfer_moments(image: NDArray[np.uint8], source: Moments, target: Moments)
     size = (image.shape[1], image.shape[0])
 
     def spread(cells: Array) -> Array:
-        if cells.shape[0] == 1:
+        if cells.shape[:2] == (1, 1):
             return cells
         return np.asarray(cv2.resize(cells, size, interpolation=cv2.INTER_CUBIC), np.float32)
 
-    gain = np.clip(np.sqrt(target.variance / source.variance), *GAIN_RANGE).astype(np.float32)
-    lab = (_to_lab(image) - spread(source.mean)) * spread(gain) + spread(target.mean)
+    lab = (_to_lab(image) - spread(source.mean)) * spread(_gain(source, target)) + spread(target.mean)
     return np.clip(cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB), 0.0, 1.0)
+
+
+def _gain(source: Moments, target: Moments) -> Array:
+    return np.clip(np.sqrt(target.variance / source.variance), *GAIN_RANGE).astype(np.float32)
 
 
 def fine_detail(image: NDArray[np.uint8]) -> Array:
@@ -98,16 +101,25 @@ class TargetStyle:
 
     Args:
         images: The replay buffer's images, ``(N, H, W, 3)`` uint8 RGB: they define the source look.
-        grid: Cells a side of the moment grid; 1 is one global transform.
+        grid: Rows and columns of the moment grid; (1, 1) is one global transform. Rows follow what weather does with
+            distance, because distance grows towards the horizon; columns follow mostly what stands there.
         half_life_frames: Half-life of the stream's moments.
         detail: Factor on the carried-over detail, 0 = none.
-        probability: Share of drawn images that are styled; the rest replays as it is.
+        strength: Range of the share of the way from the source look to the stream's. It is drawn anew for every image,
+            for colour and for detail apart: the network learns the whole path and keeps what it knew at its start,
+            where a fixed full strength would also teach the scenes that the stream happens to show.
     """
 
     def __init__(
-        self, images: NDArray[np.uint8], *, grid: int, half_life_frames: float, detail: float, probability: float = 1.0
+        self,
+        images: NDArray[np.uint8],
+        *,
+        grid: tuple[int, int],
+        half_life_frames: float,
+        detail: float,
+        strength: tuple[float, float] = (0.0, 1.0),
     ) -> None:
-        self.grid, self.detail, self.probability = grid, detail, probability
+        self.grid, self.detail, self.strength = grid, detail, strength
         self._rate = 1.0 - 0.5 ** (1.0 / half_life_frames)
         each = [lab_moments(image, grid) for image in images]
         self.source = Moments(
@@ -134,24 +146,26 @@ class TargetStyle:
         Args:
             image: ``(H, W, 3)`` uint8 RGB source image.
             frame: ``(h, w, 3)`` uint8 RGB, the current frame, which lends its detail; resized where sizes differ.
-            generator: CPU generator of the shift and flip of the detail and of ``probability``.
+            generator: CPU generator of both strengths and of the shift and flip of the detail.
 
         Returns:
             ``(H, W, 3)`` float32 RGB in [0, 1].
         """
-        plain = torch.rand((), generator=generator).item() >= self.probability
+        low, high = self.strength
+        colour, fine = (low + (high - low) * torch.rand(2, generator=generator)).tolist()
         flip = draw_below(2, generator) == 1
         shift = draw_below(image.shape[1], generator)
-        if self.target is None or plain:
+        if self.target is None:
             return image.astype(np.float32) / np.float32(255)
-        styled = transfer_moments(image, self.source, self.target)
-        if self.detail > 0.0:
+        styled = transfer_moments(image, self.source, self.source.towards(self.target, colour))
+        amount = fine * self.detail
+        if amount > 0.0:
             detail = fine_detail(frame)
             if detail.shape != styled.shape:
                 height, width, _ = styled.shape
                 detail = np.asarray(cv2.resize(detail, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
             detail = np.roll(detail[:, ::-1] if flip else detail, shift, axis=1)
-            styled = np.clip(styled + np.float32(self.detail) * detail, 0.0, 1.0)
+            styled = np.clip(styled + np.float32(amount) * detail, 0.0, 1.0)
         return styled
 
     def state_dict(self) -> dict[str, Any]:
