@@ -111,8 +111,7 @@ def test_start_keeps_the_main_head_and_trains_the_light_head(finished: Path, tmp
     after = load_file(tmp_path / "out" / "network" / "model.safetensors")
     assert before.keys() == after.keys()
     for name in before:
-        trained = name.startswith("light_head.") and before[name].is_floating_point()
-        assert torch.equal(before[name], after[name]) or trained, name
+        assert torch.equal(before[name], after[name]) or name.startswith("light_head."), name
     assert not torch.equal(before["light_head.classifier.bias"], after["light_head.classifier.bias"])
     record = json.loads((tmp_path / "out" / "network" / "config.json").read_text())["provenance"]
     assert record["start"] == str(start)
@@ -156,10 +155,10 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     assert not out.exists()
 
 
-@pytest.mark.parametrize("words", [["--size", "512"], ["--size", "32x512"], ["--iterations", "0"], ["--threads", "x"]])
+@pytest.mark.parametrize("words", [["--size", "512"], ["--size", "32x512"], ["--iterations", "-1"], ["--threads", "x"]])
 def test_flags_that_cannot_be_read_exit_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["--data", "town", "--out", "x", *words])
+        main(["--data", "town", "--out", "no/where", *words])
     assert caught.value.code == 2
     assert words[0] in capsys.readouterr().err
 
