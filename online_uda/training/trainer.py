@@ -270,7 +270,7 @@ class Trainer:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.average, self.step, self.bf16 = state["average"], state["step"], state["bf16"]
-            self.history = [(int(step), str(command)) for step, command in state.get("history", [])]
+            self.history = [(int(step), str(command)) for step, command in state["history"]]
         except UserError:
             raise
         except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
