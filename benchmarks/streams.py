@@ -1,8 +1,8 @@
 """Methods on a schedule, over seeds: accuracy against the frozen network, in JSON and Markdown.
 
     python benchmarks/streams.py cs2rain --methods frozen tent hamlet default --seeds 0 1 2
-    python benchmarks/streams.py ../shared/data/camvid/dusk.yaml --network ../shared/data/camvid/segformer_b0_camvid_day \
-        --source ../shared/data/camvid/source_day
+    python benchmarks/streams.py ../shared/data/camvid/dusk.yaml \
+        --network ../shared/data/camvid/segformer_b0_camvid_day --source ../shared/data/camvid/source_day
 
 Every run is `run_stream.py` in a process of its own with one thread; a finished run is not repeated, so an interrupted
 benchmark goes on where it stopped.
@@ -135,10 +135,9 @@ def markdown(title: str, command: str, machine: str, rows: list[dict[str, Any]],
             f"| {row['last_minus_first']:+.1f} | {worst:+.1f} |"
         )
     lines += ["", "| method | predict p50 ms | adapt p50 ms | peak memory MB |", "|---|---|---|---|"]
-    lines += [
-        f"| {r['method']} | {number(r['predict_p50_ms'])} | {number(r['adapt_p50_ms'])} | {number(r['peak_memory_mb'])} |"
-        for r in rows
-    ]
+    for row in rows:
+        costs = (number(row[key]) for key in ("predict_p50_ms", "adapt_p50_ms", "peak_memory_mb"))
+        lines.append(f"| {row['method']} | {' | '.join(costs)} |")
     return "\n".join(lines) + "\n"
 
 
