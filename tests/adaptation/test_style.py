@@ -193,7 +193,7 @@ def test_no_strength_is_the_plain_image_and_full_strength_the_whole_transfer(gri
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
 def test_strength_in_between_is_that_share_of_the_way(share: float) -> None:
-    """In CIE Lab, where it is done; in detail from the detail of the whole way."""
+    """For the mean colour in CIE Lab, and for what the detail adds."""
     image, frame = scene(0), striped(1)
     style = style_of([image], strength=(share, share))
     style.observe(frame)
