@@ -126,13 +126,13 @@ def on_town(arguments: argparse.Namespace) -> Result:
     storms = storm(town, CITYSCAPES_19.name, 60)
     return {
         "source": f"{len(source)} images of training towns",
+        "steps": [
+            steps(network, detector, Stream(storms, seed=seed), f"storm, seed {seed}") for seed in arguments.seeds
+        ],
         "stationary": [
             stationary(network, detector, Stream(plan, seed=seed), f"{name}, seed {seed}")
             for name, plan in (("clear", still), ("rain50", wet))
             for seed in arguments.seeds
-        ],
-        "steps": [
-            steps(network, detector, Stream(storms, seed=seed), f"storm, seed {seed}") for seed in arguments.seeds
         ],
         "cost": cost(network, detector, source[0].image, arguments.repeats),
     }

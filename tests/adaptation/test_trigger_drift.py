@@ -107,12 +107,12 @@ def test_steps_between_far_domains_are_found_and_their_levels_are_quiet() -> Non
 def test_a_long_far_domain_is_seldom_called_new() -> None:
     frames = found(play(detector(), scattered([40.0], 3000, seed=11)))
     assert frames[0] < 10
-    assert len(frames) <= 4
+    assert len(frames) <= 10
 
 
 def test_noise_of_the_stream_raises_and_quiet_lowers_the_bar() -> None:
-    """The same step of 28 %, after 300 frames that waver and after 300 that do not."""
-    step = scattered([60.0, 77.0], 40, seed=13, scatter=0.0)
+    """The same step of 20 %, after 300 frames that waver and after 300 that do not."""
+    step = scattered([60.0, 72.0], 40, seed=13, scatter=0.0)
 
     def steps_found(scatter: float) -> int:
         watcher = detector()
@@ -144,8 +144,13 @@ def test_settings_do_what_they_say() -> None:
         return found(play(detector(**settings), vectors))
 
     usual = delays()
-    assert delays(window=12)[0] > usual[0]
+    assert delays(leave_evidence=4.0)[0] > usual[0]
+    assert delays(window=12)[1] > usual[1]
     assert len(delays(step=50.0)) < len(usual)
+    back = scattered([30.0, 0.0], 30, seed=8)
+    assert [report.far for report in play(detector(), back)].count(True) < [
+        report.far for report in play(detector(return_evidence=3.0), back)
+    ].count(True)
     far, strict = SourceDistance.fit(sample(), 0.9, 0.8), SourceDistance.fit(sample(), 0.99, 0.8)
     assert strict.axes_limit > far.axes_limit
     assert SourceDistance.fit(sample(), 0.9, 0.5).near_limit < far.near_limit
@@ -236,6 +241,8 @@ def test_reset_forgets_the_stream_and_keeps_the_calibration() -> None:
         ({"window": 0}, "window"),
         ({"reference_frames": 2}, "reference_frames"),
         ({"step": 0.0}, "step"),
+        ({"leave_evidence": 0.0}, "leave_evidence"),
+        ({"return_evidence": -1.0}, "return_evidence"),
         ({"far_quantile": 0.5}, "near_quantile"),
         ({"far_quantile": 1.0}, "far_quantile"),
     ],

@@ -3,10 +3,12 @@
 It reads early features of the frozen source network, needs no label and no constant that belongs to a network or a data
 set, and answers within frames, so that visits of tens of frames are long enough (specs/hamlet.md section 7, S3).
 
-While the stream is near the source, only leaving it counts as a change. Far from it, a change is a step of the log
-distance, tested with a window of recent frames against the frames since the last change. A domain's effect on the
-features varies with the scene in proportion to its strength, hence the logarithm; how much it varies is calibrated on
-corrupted source images and corrected on the stream.
+While the stream is near the source, only leaving it counts as a change: a cumulative sum (Page, "Continuous inspection
+schemes", Biometrika 1954) of the log distance beyond the limit, which leaves at once for a storm and takes its time
+over a lorry that fills the view. Far from the source, a change is a step of the log distance, tested with a window of
+recent frames against the frames since the last change. A domain's effect on the features varies with the scene in
+proportion to its strength, hence the logarithm; how much it varies is calibrated on corrupted source images and
+corrected on the stream.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ __all__ = ["DriftDetector", "DriftReport", "calibrate_from_buffer", "stage_stati
 _PRIOR_FRAMES = 40.0
 """Frames of the stream that weigh as much as the calibration in the noise level."""
 _MEMORY_FRAMES = 100.0
+_CLIP = 0.3
+"""Most that one frame adds to the evidence for leaving or returning, so that a lone odd frame decides nothing."""
 _LEAST_NOISE = 0.5
 """The noise level never falls below this share of the calibrated one: a car that waits is not a quiet domain."""
 
@@ -57,10 +61,12 @@ class DriftDetector:
     A stream that starts far from the source is announced as a change, as it is one from the source domain.
 
     Args:
-        window: Recent frames that decide together; a lone odd frame decides nothing. A change is announced once:
-            for a window after it, no other is.
+        window: Frames whose mean is tested for a step. A change is announced once: for a window after it, no other is.
         reference_frames: Length of the memory of the current domain.
-        step: Smallest step of the log distance that is a change, in noise levels.
+        step: Smallest step of the log distance that is a change, in noise levels. Smaller finds gentler steps between
+            far domains, and announces more that are none; learning does not depend on it.
+        leave_evidence: Sum of the log distance beyond the limit at which the stream has left the source.
+        return_evidence: Sum of the log distance below the nearer limit at which it is back.
         far_quantile: Share of unseen source frames that must lie nearer than the limit; the false-alarm setting.
         near_quantile: Share of unseen source frames that must lie nearer than the limit for being back.
 
@@ -73,7 +79,9 @@ class DriftDetector:
         *,
         window: int = 5,
         reference_frames: int = 20,
-        step: float = 2.25,
+        step: float = 2.0,
+        leave_evidence: float = 1.5,
+        return_evidence: float = 0.5,
         far_quantile: float = 0.975,
         near_quantile: float = 0.9,
     ) -> None:
@@ -86,11 +94,16 @@ class DriftDetector:
             raise UserError(
                 f"drift detector: needs 0 < near_quantile <= far_quantile < 1, got {near_quantile}, {far_quantile}"
             )
-        if not step > 0.0:
-            raise UserError(f"drift detector: step must be positive, got {step}")
+        if not (step > 0.0 and leave_evidence > 0.0 and return_evidence > 0.0):
+            raise UserError(
+                "drift detector: step, leave_evidence and return_evidence must be positive, got "
+                f"{step}, {leave_evidence}, {return_evidence}"
+            )
         self.window = window
         self.reference_frames = reference_frames
         self.step = step
+        self.leave_evidence = leave_evidence
+        self.return_evidence = return_evidence
         self.far_quantile = far_quantile
         self.near_quantile = near_quantile
         self.source: SourceDistance | None = None
@@ -103,6 +116,7 @@ class DriftDetector:
         self._noise_sum = 0.0
         self._noise_frames = 0.0
         self._quiet = 0
+        self._evidence = 0.0
         self._start_domain()
 
     def _start_domain(self) -> None:
@@ -139,8 +153,9 @@ class DriftDetector:
             return self._report(detected=False)
         self._recent = [*self._recent, distance][-self.window :]
         self._quiet = max(self._quiet - 1, 0)
-        if self._crossed():
+        if self._crossed(distance):
             self._far = not self._far
+            self._evidence = 0.0
             self._start_domain()
             detected = self._quiet == 0
         else:
@@ -153,12 +168,13 @@ class DriftDetector:
         distance = statistics.median(self._recent) if self._recent else 0.0
         return DriftReport(distance, self._far, detected, min(max(distance - 1.0, 0.0), 1.0))
 
-    def _crossed(self) -> bool:
+    def _crossed(self, distance: float) -> bool:
+        """Page's cumulative sum towards the other side of the limit."""
         assert self.source is not None
-        if len(self._recent) < self.window:
-            return False
-        distance = statistics.median(self._recent)
-        return distance < self.source.near_limit if self._far else distance > 1.0
+        log_distance = math.log(max(distance, 1e-12))
+        beyond = math.log(self.source.near_limit) - log_distance if self._far else log_distance
+        self._evidence = max(0.0, self._evidence + min(max(beyond, -_CLIP), _CLIP))
+        return self._evidence > (self.return_evidence if self._far else self.leave_evidence)
 
     def _stepped(self, distance: float) -> bool:
         """Window mean of the log distance against the domain's reference, which trails behind the window."""
@@ -200,6 +216,7 @@ class DriftDetector:
             "noise_sum": self._noise_sum,
             "noise_frames": self._noise_frames,
             "quiet": self._quiet,
+            "evidence": self._evidence,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -223,6 +240,7 @@ class DriftDetector:
         self._noise_sum = float(state["noise_sum"])
         self._noise_frames = float(state["noise_frames"])
         self._quiet = int(state["quiet"])
+        self._evidence = float(state["evidence"])
 
 
 def calibrate_from_buffer(network: Segmenter, buffer: ReplayBuffer, *, scale: float = 0.5) -> DriftDetector:
