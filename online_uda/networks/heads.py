@@ -37,8 +37,9 @@ class AllMLPHead(nn.Module):
         weights = self.fuse.weight[:, :, 0, 0].chunk(len(features), dim=1)[::-1]
         fused: Tensor | None = None
         for linear, weight, feature in zip(self.linears, weights, features, strict=True):
-            projection = (weight @ linear.get_parameter("weight"))[:, :, None, None]
-            part = F.conv2d(feature, projection, weight @ linear.get_parameter("bias"))
+            assert isinstance(linear, nn.Linear)  # attributes, because an export puts plain tensors in their place
+            projection = (weight @ linear.weight)[:, :, None, None]
+            part = F.conv2d(feature, projection, weight @ linear.bias)
             # Autocast would lift the resize to float32, which doubles the cost of the largest maps of the network.
             with torch.autocast(feature.device.type, enabled=False):
                 part = upsample(part, size)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from online_uda.networks.full_labels import upsampled_argmax
 from online_uda.networks.heads import AllMLPHead, LightHead, init_weights, upsample
 from online_uda.networks.mit import MIT_VARIANTS, MiTConfig, MiTStage
 
@@ -40,7 +41,12 @@ class Segmentation:
 
     def labels(self, size: tuple[int, int] | None = None) -> Tensor:
         """Class ids ``(B, H, W)`` uint8 at ``size`` (the frames' own by default)."""
-        return self.full(size).argmax(1).to(torch.uint8)
+        target = self.size if size is None else size
+        # Padding is cut off before a frame is resized, so that only one of the two can be had in one step.
+        if self.logits.device.type != "cpu" or (target != self.size and self.padded != self.size):
+            return self.full(size).argmax(1).to(torch.uint8)
+        full = self.padded if target == self.size else target
+        return upsampled_argmax(self.logits, full, target)
 
 
 def to_full_size(
