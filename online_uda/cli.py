@@ -29,7 +29,20 @@ exit status: 0 done, 2 something to correct (one line each on stderr), 130 stopp
 finished, table and summary.json stand, and --resume continues; a second Ctrl-C stops at once.
 """
 
-_RUN_FLAGS = ("schedule", "method", "network", "source", "frames", "size", "seed", "device", "threads", "out")
+_RUN_FLAGS = (
+    "schedule",
+    "method",
+    "network",
+    "init",
+    "init_head",
+    "source",
+    "frames",
+    "size",
+    "seed",
+    "device",
+    "threads",
+    "out",
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,6 +67,8 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--schedule", metavar="NAME|FILE", help="what to play (default: cs2rain)")
     flags.add_argument("--method", metavar="NAME|FILE", help="how to learn (default: default)")
     flags.add_argument("--network", metavar="NAME|DIR", help="source network (default: segformer_b0_town)")
+    flags.add_argument("--init", metavar="HOW", help="weights of an untrained network: random, or pretrained by timm")
+    flags.add_argument("--init-head", metavar="HOW", help="random: the head of the network is meant to be untrained")
     flags.add_argument("--source", metavar="DIR", help="labelled source images for replay (default: the town's)")
     flags.add_argument("--frames", metavar="N", help="at most N frames of each visit")
     flags.add_argument("--size", metavar="HxW", help="bring frames to this size, such as 256x512")
@@ -102,9 +117,11 @@ def _unknown_option(word: str, flags: argparse.ArgumentParser) -> str:
 
 def _print_list(what: str) -> None:
     if what == "networks":
-        from online_uda.networks.catalogue import NETWORK_DESCRIPTIONS
+        from online_uda.networks.catalogue import NETWORK_DESCRIPTIONS, NETWORK_FORMS
+        from online_uda.networks.spec import described_networks, read_description
 
-        rows = list(NETWORK_DESCRIPTIONS.items())
+        described = [(name, read_description(name)[0].description) for name in described_networks()]
+        rows = [*NETWORK_DESCRIPTIONS.items(), *described, *NETWORK_FORMS.items()]
     elif what == "methods":
         from online_uda.config import list_methods
 

@@ -40,7 +40,9 @@ class RunConfig(ConfigModel):
     Attributes:
         schedule: Name in configs/schedules, or a YAML file.
         method: Name in configs/methods, or a YAML file.
-        network: Registered name or folder; None takes the network trained on the built-in town.
+        network: Registered name, encoder with head, or folder; None takes the network trained on the built-in town.
+        init: Where the weights of an untrained network come from: ``random``, or ``pretrained`` for its encoder.
+        init_head: ``random`` where an untrained head is meant.
         source: Folder of labelled source images for replay; None takes the built-in town where its classes fit.
         frames: Upper bound on the frames of each visit.
         size: Height and width that frames are brought to; None keeps the schedule's or their own.
@@ -56,6 +58,8 @@ class RunConfig(ConfigModel):
     schedule: str = Field("cs2rain", min_length=1)
     method: str = Field("default", min_length=1)
     network: str | None = Field(None, min_length=1)
+    init: Literal["random", "pretrained"] | None = None
+    init_head: Literal["random"] | None = None
     source: str | None = Field(None, min_length=1)
     frames: int | None = Field(None, ge=1)
     size: Annotated[tuple[Side, Side] | None, BeforeValidator(parse_size)] = None
@@ -94,7 +98,7 @@ class RunPlan:
     @property
     def network_name(self) -> str:
         """For reports: the registered name, or the folder's."""
-        return Path(self.run.network or DEFAULT_NETWORK).name
+        return Path(self.run.network or DEFAULT_NETWORK).name.removeprefix("timm:")
 
     @property
     def is_frozen(self) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from online_uda.config import Faults, RunPlan
 from online_uda.networks.catalogue import NETWORK_DESCRIPTIONS
+from online_uda.networks.spec import form_of, parse_architecture, read_description
 from online_uda.reports.run_folder import RunFolder
 from streams.frame import LabelledSet
 from streams.sources.folder import check_files, scan_folder
@@ -93,9 +94,17 @@ def _open_source(plan: RunPlan, size: tuple[int, int]) -> LabelledSet | None:
 
 
 def _check_network(plan: RunPlan, faults: Faults) -> None:
-    """A name that is neither registered nor a folder; what is in the folder is checked when it is loaded."""
+    """What can be told without torch; what is in a folder or a file is checked when it is loaded."""
     name = plan.run.network
-    if name is None or name in NETWORK_DESCRIPTIONS:
+    if name is None:
+        return
+    form = form_of(name)
+    with faults.collecting():
+        if form == "architecture":
+            parse_architecture(name)
+        elif form == "description":
+            read_description(name)
+    if form != "path":
         return
     folder = Path(name)
     if not folder.exists():

@@ -27,7 +27,8 @@ from online_uda.config import (
     named_methods,
 )
 from online_uda.errors import USER_ERRORS, UserError
-from online_uda.networks.catalogue import DEFAULT_NETWORK, NETWORK_DESCRIPTIONS
+from online_uda.networks.catalogue import DEFAULT_NETWORK
+from online_uda.networks.spec import described_networks, form_of
 from streams.classes import CITYSCAPES_19
 from streams.schedule import SCHEDULES, Schedule, find_schedule
 from streams.sources.labelled import TOWN
@@ -230,7 +231,8 @@ def _absolute(run: RunConfig, schedule: Schedule | None, faults: Faults) -> RunC
                 f"{schedule.classes}; give --network DIR, a network of these classes"
             )
     if network is not None:
-        changes["network"] = network if network in NETWORK_DESCRIPTIONS else _absolute_path(network)
+        is_file = form_of(network) in ("description", "path") and network not in described_networks()
+        changes["network"] = _absolute_path(network) if is_file else network
     if run.source is not None and run.source != TOWN:
         changes["source"] = _absolute_path(run.source)
     for key, named in (("schedule", find_schedule), ("method", find_method)):

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from online_uda.adaptation.build import build_method
 from online_uda.config import RunConfig
 from online_uda.inputs import RunInputs, open_inputs
+from online_uda.networks.spec import NetworkOptions
 from online_uda.networks.zoo import load_network
 from online_uda.reports.environment import describe_environment
 from online_uda.reports.run_folder import RunFolder, default_folder
@@ -90,7 +91,8 @@ def start(
     device = choose_device(plan.run.device)
     threads = use_threads(plan.run.threads)
     seed_everything(plan.run.seed)
-    loaded = load_network(plan.run.network or "", plan.schedule.class_set)
+    options = NetworkOptions(plan.run.init, plan.run.init_head)
+    loaded = load_network(plan.run.network or "", plan.schedule.class_set, options)
     network = loaded.network.to(device)
     digest = weights_digest(network)
     clock = RealClock(device)

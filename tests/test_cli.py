@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from online_uda.cli import main
-from online_uda.networks.catalogue import DEFAULT_NETWORK, NETWORK_DESCRIPTIONS
+from online_uda.networks.catalogue import DEFAULT_NETWORK, NETWORK_DESCRIPTIONS, NETWORK_FORMS
 from online_uda.networks.zoo import NETWORKS
 from tests.run_kit import Kit, assert_same, frames_of, method_state, summary_of, write_kit
 
@@ -61,8 +61,10 @@ def test_lists_show_every_name(capsys: pytest.CaptureFixture[str]) -> None:
         assert names == sorted(file.stem for file in (ROOT / "configs" / folder).glob("*.yaml"))
     assert main(["--list", "networks"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(NETWORKS) == list(NETWORK_DESCRIPTIONS)
-    assert all(entry.description in line for entry, line in zip(NETWORKS.values(), lines, strict=True))
+    assert list(NETWORKS) == list(NETWORK_DESCRIPTIONS)
+    described = sorted(file.stem for file in (ROOT / "configs" / "networks").glob("*.yaml"))
+    assert [line.split()[0] for line in lines] == [*NETWORKS, *described, *NETWORK_FORMS]
+    assert all(entry.description in line for entry, line in zip(NETWORKS.values(), lines, strict=False))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ def test_network_and_source(kit: Kit, make_folder: Callable[..., Path]) -> None:
     assert summary_of(kit.root / "two")["updates"] > 0
     with pytest.raises(AssertionError):
         assert_same(method_state(one), method_state(kit.root / "two"))
-    assert main([*kit.arguments(out="b0", frames=1), "--network", "segformer_b0"]) == 0
+    assert main([*kit.arguments(out="b0", frames=1), "--network", "segformer_b0", "--init", "random"]) == 0
     assert summary_of(kit.root / "b0")["network"] == "segformer_b0"
     assert "stages.0.blocks.1.norm1.weight" in method_state(kit.root / "b0")["student"]  # the tiny one has one block
 
@@ -174,7 +176,7 @@ def test_network_and_source(kit: Kit, make_folder: Callable[..., Path]) -> None:
 def test_random_weights_follow_the_seed(kit: Kit) -> None:
     scores = []
     for out, seed in (("a", 1), ("b", 1), ("c", 2)):
-        words = [*kit.arguments("frozen", out, frames=1, seed=seed), "--network", "segformer_b0"]
+        words = [*kit.arguments("frozen", out, frames=1, seed=seed), "--network", "segformer_b0", "--init", "random"]
         assert main(words) == 0
         scores.append(frames_of(kit.root / out)[0]["miou"])
     assert scores[0] == scores[1] != scores[2]
@@ -241,8 +243,33 @@ def test_paths_hold_when_a_run_is_resumed_elsewhere(kit: Kit, monkeypatch: pytes
 def test_the_town_in_the_rain(kit: Kit) -> None:
     """The built-in sources: no folder anywhere, replay from the town, weather on rendered depth."""
     hamlet = ["--method", "hamlet", "replay.frames=2", "replay.crop=[1,1]", "trigger.window=1", "run.tensorboard=false"]
-    words = ["--schedule", "quick", "--network", "segformer_b0", "--frames", "1", "--size", "64x128", "--threads", "1"]
+    words = [
+        "--schedule",
+        "quick",
+        "--network",
+        "segformer_b0",
+        "--init",
+        "random",
+        "--frames",
+        "1",
+        "--size",
+        "64x128",
+        "--threads",
+        "1",
+    ]
     assert main([*words, *hamlet, "--out", str(kit.root / "town"), "--device", "cpu"]) == 0
     summary = summary_of(kit.root / "town")
     assert [visit["domain"] for visit in summary["visits"]] == ["clear", "rain100", "clear"]
     assert summary["scored_frames"] == 3
+
+
+def test_an_encoder_with_a_head_runs_by_its_name(kit: Kit, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*kit.arguments(out="any", frames=2), "--network", "timm:resnet18+upernet", "--init", "random"]
+    assert main(words) == 0
+    assert "what it predicts before training means nothing" in capsys.readouterr().err
+    assert summary_of(kit.root / "any")["network"] == "resnet18+upernet"
+    assert main([*kit.arguments(out="other", frames=1), "--network", "timm:resnet18+upernet"]) == 2
+    assert "--init random" in capsys.readouterr().err
+    assert not (kit.root / "other").exists()
+    assert main([*kit.arguments(out="other", frames=1), "--init", "random"]) == 2
+    assert "has trained weights" in capsys.readouterr().err

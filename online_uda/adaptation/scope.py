@@ -12,18 +12,19 @@ from online_uda.adaptation.settings import OptimizerSettings, ScopeSettings
 from online_uda.networks.segmenter import Segmenter
 
 NORM_TYPES = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)
-_LIGHT = "light_head."
+HELPERS = ("light_head.", "head.auxiliary.")
+"""Heads that no prediction comes from; no scope trains them."""
 
 
 def norm_parameters(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Scales and shifts of every normalisation layer, whatever its type, outside the light head."""
+    """Scales and shifts of every normalisation layer, whatever its type, outside the helper heads."""
     for name, module in network.named_modules():
-        if isinstance(module, NORM_TYPES) and not name.startswith(_LIGHT):
+        if isinstance(module, NORM_TYPES) and not name.startswith(HELPERS):
             yield from module.named_parameters(name, recurse=False)
 
 
 def scope_parameters(network: Segmenter, settings: ScopeSettings) -> list[tuple[str, nn.Parameter]]:
-    """Every parameter that the scope may ever train; the light head is never among them.
+    """Every parameter that the scope may ever train; the helper heads are never among them.
 
     Args:
         network: The student.
@@ -34,9 +35,9 @@ def scope_parameters(network: Segmenter, settings: ScopeSettings) -> list[tuple[
     if settings.parameters == "norm":
         return list(norm_parameters(network))
     if settings.parameters == "head":
-        return list(network.head.named_parameters("head"))
+        return [(name, p) for name, p in network.head.named_parameters("head") if not name.startswith(HELPERS)]
     if settings.parameters == "all":
-        return [(name, p) for name, p in network.named_parameters() if not name.startswith(_LIGHT)]
+        return [(name, p) for name, p in network.named_parameters() if not name.startswith(HELPERS)]
     first = settings.first_module if settings.select == "fixed" else 1
     return suffix_parameters(network, first, settings.train_fuse)
 
@@ -48,7 +49,8 @@ def suffix_parameters(network: Segmenter, first: int, train_fuse: bool) -> list[
         chosen.update(network.module_parameters(index))
     if train_fuse:
         linears = tuple(f"head.linears.{index}." for index in range(len(network.stages)))
-        chosen.update((n, p) for n, p in network.head.named_parameters("head") if not n.startswith(linears))
+        skipped = (*linears, *HELPERS)
+        chosen.update((n, p) for n, p in network.head.named_parameters("head") if not n.startswith(skipped))
     return list(chosen.items())
 
 

@@ -6,5 +6,13 @@ DEFAULT_NETWORK = "segformer_b0_town"
 
 NETWORK_DESCRIPTIONS: dict[str, str] = {
     DEFAULT_NETWORK: "SegFormer MiT-B0 trained on the built-in town, 19 classes (the default)",
-    **{f"segformer_b{size}": f"SegFormer MiT-B{size} with random weights, to be trained" for size in range(6)},
+    **{f"segformer_b{size}": f"SegFormer MiT-B{size}, untrained: needs --init random" for size in range(6)},
 }
+
+NETWORK_FORMS: dict[str, str] = {
+    "DIR": "a folder: our own format, or Hugging Face's SegFormer",
+    "FILE.yaml": "an encoder with a head, described in a file (configs/networks)",
+    "timm:NAME+HEAD": "an encoder of timm with a head: segformer, daformer[.FUSION], upernet, deeplabv3plus",
+    "mit_b0+HEAD": "MiT-B0 to B5 with another head",
+}
+"""What else ``--network`` takes, for ``--list networks``."""

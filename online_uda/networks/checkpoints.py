@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from online_uda.errors import UserError
+from online_uda.networks.architecture import AnyConfig, NetworkConfig, build_network
 from online_uda.networks.hf_segformer import config_from_hf, from_hf
-from online_uda.networks.segmenter import SegformerConfig, Segmenter, build_segformer
+from online_uda.networks.segmenter import SegformerConfig, Segmenter
 
 FORMAT = "online_uda.network/1"
 WEIGHTS_FILE = "model.safetensors"
@@ -38,14 +39,14 @@ class LoadedNetwork:
         class_names: In id order; empty where the checkpoint names none.
         has_light_head: Whether the checkpoint held a trained light head.
         description: Where it came from and what was loaded, one line.
-        config: What `build_segformer` needs to build it again; None for a network of another kind.
+        config: What `build_network` needs to build it again; None for a network of another kind.
     """
 
     network: Segmenter
     class_names: tuple[str, ...]
     has_light_head: bool
     description: str
-    config: SegformerConfig | None = None
+    config: AnyConfig | None = None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -143,6 +144,7 @@ def load_folder(folder: Path) -> LoadedNetwork:
         raise UserError(f"{folder}: has no config.json; give a folder with config.json and {WEIGHTS_FILE}")
     content = _read_json(config_path)
     weights_path = _weights_file(folder)
+    config: AnyConfig
     if content.get("format") == FORMAT:
         config, names = _own_config(content, config_path)
         weights, dialect = read_weights(weights_path), "own format"
@@ -154,11 +156,20 @@ def load_folder(folder: Path) -> LoadedNetwork:
     else:
         found = content.get("model_type") or content.get("architecture") or content.get("format")
         raise UserError(f"{config_path}: architecture {found!r} is not supported; expected model_type 'segformer'")
-    network = build_segformer(config)
+    network = build_network(config)
     has_light = _load_strict(network, weights, unknown, weights_path)
     light = "with" if has_light else "without"
     description = f"{folder} ({dialect}, {len(weights)} tensors, {config.classes} classes, {light} light head)"
     return LoadedNetwork(network.eval(), names, has_light, description, config)
+
+
+def load_weights(network: Segmenter, path: Path) -> bool:
+    """Fills ``network`` with the file's tensors, strictly; tells whether the light head was among them.
+
+    Raises:
+        UserError: The file is damaged, or is of another architecture.
+    """
+    return _load_strict(network, read_weights(path), [], path)
 
 
 def _weights_file(folder: Path) -> Path:
@@ -168,9 +179,11 @@ def _weights_file(folder: Path) -> Path:
     raise UserError(f"{folder}: has no {WEIGHTS_FILE} beside its config.json")
 
 
-def _own_config(content: Mapping[str, Any], path: Path) -> tuple[SegformerConfig, tuple[str, ...]]:
+def _own_config(content: Mapping[str, Any], path: Path) -> tuple[AnyConfig, tuple[str, ...]]:
     try:
         names = TypeAdapter(tuple[str, ...]).validate_python(content["class_names"])
+        if "network" in content:
+            return TypeAdapter(NetworkConfig).validate_python(content["network"]), names
         return TypeAdapter(SegformerConfig).validate_python(content["segformer"]), names
     except KeyError as error:
         raise UserError(f"{path}: not a {FORMAT} config; key {error} is missing") from None
@@ -183,7 +196,7 @@ def _own_config(content: Mapping[str, Any], path: Path) -> tuple[SegformerConfig
 def save_folder(
     folder: Path,
     network: Segmenter,
-    config: SegformerConfig,
+    config: AnyConfig,
     class_names: tuple[str, ...],
     provenance: Mapping[str, Any],
     dtype: torch.dtype = torch.float16,
@@ -193,7 +206,7 @@ def save_folder(
     Args:
         folder: Created if needed.
         network: The network to save.
-        config: What `build_segformer` needs to build it again.
+        config: What `build_network` needs to build it again.
         class_names: In id order.
         provenance: Command, seed, scores: anything JSON can hold.
         dtype: Storage type of floating-point tensors.
@@ -210,7 +223,7 @@ def save_folder(
     content = {
         "format": FORMAT,
         "class_names": list(class_names),
-        "segformer": asdict(config),
+        "segformer" if isinstance(config, SegformerConfig) else "network": asdict(config),
         "provenance": dict(provenance),
     }
     partial = folder / "config.json.partial"

@@ -27,13 +27,15 @@ class Segmentation:
         logits: ``(B, C, h, w)`` float at stride 4 of the padded frame.
         features: One map a stage, ``(B, C_i, h_i, w_i)``, finest first.
         size: Height and width of the frames before padding.
-        padded: Height and width after padding; ``padded == 4 * (h, w)``.
+        padded: Height and width after padding; the logits are spread over it, ``padded == 4 * (h, w)`` for SegFormer.
+        auxiliary: Logits of an auxiliary head, which only training reads; None in eval mode or without such a head.
     """
 
     logits: Tensor
     features: tuple[Tensor, ...]
     size: tuple[int, int]
     padded: tuple[int, int]
+    auxiliary: Tensor | None = None
 
     def full(self, size: tuple[int, int] | None = None) -> Tensor:
         """Logits ``(B, C, H, W)`` at ``size`` (the frames' own by default), bilinear."""
@@ -60,20 +62,24 @@ def to_full_size(
     return upsample(upsample(logits.float(), padded)[..., : size[0], : size[1]], target)
 
 
-def padded_size(size: tuple[int, int]) -> tuple[int, int]:
-    """The frame size after padding: the next multiples of 4, at least `SMALLEST_SIDE`."""
-    return max(SMALLEST_SIDE, -(-size[0] // 4) * 4), max(SMALLEST_SIDE, -(-size[1] // 4) * 4)
+def padded_size(size: tuple[int, int], divisor: int = 4, smallest: int = SMALLEST_SIDE) -> tuple[int, int]:
+    """The frame size after padding: the next multiples of ``divisor``, at least ``smallest``."""
+    return max(smallest, -(-size[0] // divisor) * divisor), max(smallest, -(-size[1] // divisor) * divisor)
 
 
 class Segmenter(nn.Module):
     """Encoder stages, main head and light head behind one call.
 
+    A stage may have a method ``tap``: then what it passes on is its own affair (tokens, say), and ``tap`` of that is
+    its map for the heads. Without one, what it passes on is its map.
+
     Args:
-        stages: Encoder stages in order; stage i maps the map of stage i-1, the first maps the normalised frame.
+        stages: Encoder stages in order; stage i takes what stage i-1 passes on, the first takes the normalised frame.
         head: Main head over all stage maps.
         light_head: Head over the first stage map.
         mean: Channel means of the input, RGB in [0, 1].
         std: Channel standard deviations of the input.
+        divisor: Frames are padded to multiples of it.
     """
 
     def __init__(
@@ -83,8 +89,10 @@ class Segmenter(nn.Module):
         light_head: LightHead,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        divisor: int = 4,
     ) -> None:
         super().__init__()
+        self.divisor = divisor
         self.stages = nn.ModuleList(stages)
         self.head = head
         self.light_head = light_head
@@ -94,7 +102,7 @@ class Segmenter(nn.Module):
     def normalise(self, frames: Tensor) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
         """Pads by edge replication and normalises ``frames`` (B, 3, H, W) float32 RGB in [0, 1]."""
         size = (int(frames.shape[-2]), int(frames.shape[-1]))
-        padded = padded_size(size)
+        padded = padded_size(size, self.divisor)
         if padded != size:
             frames = F.pad(frames, (0, padded[1] - size[1], 0, padded[0] - size[0]), mode="replicate")
         x = (frames - self.get_buffer("mean")) / self.get_buffer("std")
@@ -105,14 +113,19 @@ class Segmenter(nn.Module):
         features = []
         for stage in list(self.stages)[:stages]:
             x = stage(x)
-            features.append(x)
+            tap = getattr(stage, "tap", None)
+            features.append(x if tap is None else tap(x))
         return tuple(features)
 
     def forward(self, frames: Tensor) -> Segmentation:
         """Segments ``frames``: (B, 3, H, W) float32 RGB in [0, 1], any H and W."""
         x, size, padded = self.normalise(frames)
         features = self.encode(x)
-        return Segmentation(self.head(features), features, size, padded)
+        auxiliary = getattr(self.head, "auxiliary", None) if self.training else None
+        if auxiliary is not None and not any(parameter.requires_grad for parameter in auxiliary.parameters()):
+            auxiliary = None  # nobody trains it, so nobody asks for it
+        extra = None if auxiliary is None else auxiliary(features)
+        return Segmentation(self.head(features), features, size, padded, extra)
 
     def light(self, frames: Tensor) -> Segmentation:
         """Stage 1 and the light head only."""
@@ -126,6 +139,11 @@ class Segmenter(nn.Module):
         linears = getattr(self.head, "linears", None)
         if linears is not None:
             yield from linears[index].named_parameters(f"head.linears.{index}")
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that it tells apart."""
+        return int(self.light_head.classifier.out_channels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Networks by name: SegFormer of every size with random weights, and the one trained on the built-in town."""
+"""Networks by what ``--network`` says: a registered name, an encoder with a head, a description, or a folder."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from pathlib import Path
 import torch
 
 from online_uda.errors import UserError
+from online_uda.networks.architecture import AnyConfig, build_network, config_of, title
 from online_uda.networks.catalogue import DEFAULT_NETWORK, NETWORK_DESCRIPTIONS
-from online_uda.networks.checkpoints import LoadedNetwork, load_folder
+from online_uda.networks.checkpoints import LoadedNetwork, load_folder, load_weights
 from online_uda.networks.mit import MIT_VARIANTS
-from online_uda.networks.segmenter import SegformerConfig, build_segformer, segformer_config
+from online_uda.networks.segmenter import segformer_config
+from online_uda.networks.spec import NetworkOptions, NetworkSpec, form_of, parse_architecture, read_description
 from streams.frame import ClassSet
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -27,69 +29,116 @@ class NetworkEntry:
 
     Attributes:
         name: What the user types.
-        factory: Makes the network for a class set.
+        factory: Makes the network for a class set, as the options say.
         description: One line for ``--list networks``.
     """
 
     name: str
-    factory: Callable[[ClassSet], LoadedNetwork]
+    factory: Callable[[ClassSet, NetworkOptions], LoadedNetwork]
     description: str
 
 
-def segformer_sizes(name: str, classes: int) -> SegformerConfig:
-    """The sizes of architecture ``name``, ``segformer_b0`` to ``segformer_b5``.
+def architecture(name: str, classes: int) -> AnyConfig:
+    """The sizes of a network to be trained: ``segformer_b0`` to ``segformer_b5``, or an encoder with a head.
 
     Raises:
         UserError: For another name.
     """
     known = [_PREFIX + variant for variant in MIT_VARIANTS]
-    if name not in known:
-        raise UserError(f"network {name!r} is not one that can be trained; choose one of {', '.join(known)}")
-    return segformer_config(name.removeprefix(_PREFIX), classes)
+    if name in known:
+        return segformer_config(name.removeprefix(_PREFIX), classes)
+    form = form_of(name)
+    if form == "architecture":
+        return config_of(parse_architecture(name), classes)
+    if form == "description":
+        return config_of(read_description(name)[0], classes)
+    raise UserError(
+        f"network {name!r} is not one that can be trained; choose one of {', '.join(known)}, timm:NAME+HEAD, or a "
+        f"description in YAML"
+    )
 
 
-def _untrained(variant: str) -> NetworkEntry:
+def _untrained(name: str, config: AnyConfig, classes: ClassSet, options: NetworkOptions) -> LoadedNetwork:
+    if options.init == "pretrained":
+        if options.init_head is None:
+            raise UserError(
+                f"network {name}: init pretrained leaves the head untrained; say so with --init-head random"
+            )
+        description = f"{title(config)}: trained encoder from timm, random head"
+    elif options.init == "random":
+        description = f"{title(config)}: random weights"
+    else:
+        raise UserError(
+            f"network {name}: has no trained weights; give a folder with a trained one, train it with "
+            f"python -m online_uda.training --network {name}, or add --init random if random weights are meant"
+        )
+    network = build_network(config, pretrained=options.init == "pretrained")
+    warnings.warn(f"{description}: what it predicts before training means nothing", stacklevel=3)
+    return LoadedNetwork(network.eval(), classes.names, False, description, config)
+
+
+def _by_size(variant: str) -> NetworkEntry:
     name = _PREFIX + variant
 
-    def build(classes: ClassSet) -> LoadedNetwork:
-        config = segformer_sizes(name, len(classes))
-        network = build_segformer(config)
-        description = f"{name} (random weights, {len(classes)} classes)"
-        return LoadedNetwork(network.eval(), classes.names, False, description, config)
+    def build(classes: ClassSet, options: NetworkOptions) -> LoadedNetwork:
+        return _untrained(name, segformer_config(variant, len(classes)), classes, options)
 
     return NetworkEntry(name, build, NETWORK_DESCRIPTIONS[name])
 
 
 def _shipped(name: str) -> NetworkEntry:
-    return NetworkEntry(name, lambda classes: load_folder(WEIGHTS / name), NETWORK_DESCRIPTIONS[name])
+    return NetworkEntry(name, lambda classes, options: load_folder(WEIGHTS / name), NETWORK_DESCRIPTIONS[name])
 
 
 NETWORKS: dict[str, NetworkEntry] = {
     entry.name: entry
     for entry in (
         _shipped(DEFAULT_NETWORK),
-        *(_untrained(variant) for variant in MIT_VARIANTS),
+        *(_by_size(variant) for variant in MIT_VARIANTS),
     )
 }
 
 
-def load_network(name: str | Path, classes: ClassSet) -> LoadedNetwork:
-    """A registered network, or the network in a folder, for a stream labelled with ``classes``.
+def load_network(name: str | Path, classes: ClassSet, options: NetworkOptions | None = None) -> LoadedNetwork:
+    """The network that ``name`` says, for a stream labelled with ``classes``.
 
     A folder that names the same classes in another order has its classifiers put into the order of ``classes``.
+
+    Args:
+        name: See `online_uda.networks.spec.form_of`.
+        classes: Label space of the stream.
+        options: What the run says beside the name.
 
     Raises:
         UserError: For an unknown name, a damaged folder, or another number of classes.
     """
-    entry = NETWORKS.get(str(name))
-    if entry is not None:
-        return fit_classes(entry.factory(classes), classes)
+    text, options = str(name), options or NetworkOptions()
+    form = form_of(text)
+    if options.init is not None and (text == DEFAULT_NETWORK or form == "path"):
+        raise UserError(f"network {text}: has trained weights, and --init {options.init} would not be used; drop it")
+    if form == "name":
+        return fit_classes(NETWORKS[text].factory(classes, options), classes)
+    if form == "architecture":
+        return _described(text, parse_architecture(text), Path(), classes, options)
+    if form == "description":
+        return _described(text, *read_description(text), classes, options)
     folder = Path(name)
     if folder.exists() or len(folder.parts) > 1:
         return fit_classes(load_folder(folder), classes)
-    near = difflib.get_close_matches(str(name), NETWORKS, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(text, NETWORKS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise UserError(f"unknown network {str(name)!r}: {hint}--list networks shows all; a folder works as well")
+    raise UserError(f"unknown network {text!r}: {hint}--list networks shows all; a folder works as well")
+
+
+def _described(text: str, spec: NetworkSpec, file: Path, classes: ClassSet, options: NetworkOptions) -> LoadedNetwork:
+    config = config_of(spec, len(classes))
+    if spec.weights is None:
+        merged = replace(options, init=options.init or spec.init, init_head=options.init_head or spec.init_head)
+        return _untrained(text, config, classes, merged)
+    path = file.parent / spec.weights
+    network = build_network(config)
+    has_light = load_weights(network, path)
+    return LoadedNetwork(network.eval(), classes.names, has_light, f"{title(config)} from {path}", config)
 
 
 def fit_classes(loaded: LoadedNetwork, classes: ClassSet) -> LoadedNetwork:
@@ -98,7 +147,7 @@ def fit_classes(loaded: LoadedNetwork, classes: ClassSet) -> LoadedNetwork:
     Raises:
         UserError: If the numbers of classes differ.
     """
-    outputs = int(loaded.network.light_head.classifier.out_channels)
+    outputs = loaded.network.classes
     if outputs != len(classes):
         raise UserError(
             f"{loaded.description}: the stream is labelled with the {len(classes)} classes of {classes.name}; "

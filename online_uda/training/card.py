@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from online_uda.networks.segmenter import SegformerConfig
+from online_uda.networks.architecture import AnyConfig, title
 
 
-def model_card(config: SegformerConfig, class_names: Sequence[str], record: Mapping[str, Any]) -> str:
+def model_card(config: AnyConfig, class_names: Sequence[str], record: Mapping[str, Any]) -> str:
     """Markdown text.
 
     Args:
@@ -21,7 +21,7 @@ def model_card(config: SegformerConfig, class_names: Sequence[str], record: Mapp
     start = "random weights (nothing pretrained)" if record["start"] is None else f"`{record['start']}`"
     rows = [f"| {name} | {iou:.1f} |" for name, iou in record["val_iou"].items()]
     lines = [
-        f"# SegFormer (widths {', '.join(map(str, config.encoder.widths))}; {config.classes} classes)",
+        f"# {title(config)}",
         "",
         f"Trained from {start} on images of `{record['data']}` at {width}x{height}.",
         "",

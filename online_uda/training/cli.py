@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--light-iterations", type=_at_least(1), default=400, help="light head steps (%(default)s)")
     flags.add_argument("--learning-rate", type=float, default=1e-3, help="peak rate of AdamW (default: %(default)s)")
-    flags.add_argument("--drop-path", type=float, default=0.0, help="largest stochastic-depth rate (%(default)s)")
+    flags.add_argument("--drop-path", type=float, help="largest stochastic-depth rate (0.0, or the description's)")
     flags.add_argument("--rare-share", type=float, default=0.5, help="draws that ask for a rare class (%(default)s)")
     flags.add_argument("--images", type=_at_least(1), default=2000, help="training images in memory (%(default)s)")
     flags.add_argument("--val-images", type=_at_least(1), default=200, help="unseen images to score on (%(default)s)")
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not 0.0 <= flags.rare_share <= 1.0:
             raise UserError(f"--rare-share {flags.rare_share} is not between 0 and 1")
-        if not 0.0 <= flags.drop_path < 1.0:
+        if flags.drop_path is not None and not 0.0 <= flags.drop_path < 1.0:
             raise UserError(f"--drop-path {flags.drop_path} is not between 0 and 1")
         if not 0.0 < flags.learning_rate < 1.0:
             raise UserError(f"--learning-rate {flags.learning_rate} is not between 0 and 1")

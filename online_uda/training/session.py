@@ -6,7 +6,6 @@ import argparse
 import os
 import platform
 from collections import deque
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ import torch
 
 from online_uda.adaptation.replay.buffer import ReplayBuffer
 from online_uda.errors import UserError
+from online_uda.networks.architecture import AnyConfig, NetworkConfig, build_network, with_drop_path
 from online_uda.networks.checkpoints import save_folder
-from online_uda.networks.segmenter import SegformerConfig, Segmenter, build_segformer
-from online_uda.networks.zoo import load_network, segformer_sizes
+from online_uda.networks.segmenter import Segmenter
+from online_uda.networks.zoo import architecture, load_network
 from online_uda.training.card import model_card
 from online_uda.training.data import open_source, spread
 from online_uda.training.draw import SourceDraw
@@ -52,12 +52,13 @@ def run_session(flags: argparse.Namespace, command: str) -> Scores:
     train, val = open_source(flags.data, flags.classes, flags.size, flags.images, flags.val_images)
     weights: dict[str, torch.Tensor] | None = None
     if flags.start is None:
-        sizes = segformer_sizes(flags.network, len(train.classes))
+        sizes = architecture(flags.network, len(train.classes))
     else:
         start = load_network(flags.start, train.classes)
         assert start.config is not None
         sizes, weights = start.config, start.network.state_dict()
-    config = replace(sizes, encoder=replace(sizes.encoder, drop_path=flags.drop_path))
+    described = sizes.drop_path if isinstance(sizes, NetworkConfig) else 0.0
+    config = with_drop_path(sizes, described if flags.drop_path is None else flags.drop_path)
     _check_out(flags.out, flags.resume)
     _set_threads(flags.threads, flags.processes)
 
@@ -75,7 +76,7 @@ def run_session(flags: argparse.Namespace, command: str) -> Scores:
         arena = ReplayBuffer(ahead, range(len(chosen)), progress=lambda done, _: progress.update(done))
     torch.manual_seed(flags.seed)
     draw = SourceDraw(arena, flags.rare_share)
-    network = build_segformer(config)
+    network = build_network(config)
     if weights is not None:
         network.load_state_dict(weights)
     trainer = Trainer(network, plan, draw, arena.size, device, flags.out, processes=flags.processes)
@@ -165,7 +166,7 @@ def _provenance(flags: argparse.Namespace, history: list[tuple[int, str]], devic
 def _write(
     folder: Path,
     network: Segmenter,
-    config: SegformerConfig,
+    config: AnyConfig,
     val: LabelledSet,
     provenance: dict[str, Any],
     scores: Scores,

@@ -30,6 +30,8 @@ Report = Callable[[int, float, float], None]
 """Called after every step with the number of steps done, the loss and the learning rate."""
 
 STATE_FILE = "training_state.pt"
+AUXILIARY_WEIGHT = 0.4
+"""Of an auxiliary head's loss, as in PSPNet and UPerNet."""
 
 
 def bf16_is_faster(network: Segmenter, size: tuple[int, int], device: torch.device) -> bool:
@@ -75,7 +77,12 @@ def segmentation_loss(network: Segmenter, frames: Tensor, labels: Tensor, stride
     target = labels[:, ::stride, ::stride]
     logits = to_full_size(output.logits, output.size, output.padded, (target.shape[-2], target.shape[-1]))
     valid = (target != IGNORE_ID).sum().clamp(min=1)
-    return F.cross_entropy(logits, target, ignore_index=IGNORE_ID, reduction="sum") / valid
+    loss = F.cross_entropy(logits, target, ignore_index=IGNORE_ID, reduction="sum") / valid
+    if output.auxiliary is None:
+        return loss
+    logits = to_full_size(output.auxiliary, output.size, output.padded, (target.shape[-2], target.shape[-1]))
+    auxiliary = F.cross_entropy(logits, target, ignore_index=IGNORE_ID, reduction="sum") / valid
+    return loss + AUXILIARY_WEIGHT * auxiliary
 
 
 class Trainer:

@@ -13,7 +13,8 @@ from online_uda.errors import UserError
 from online_uda.networks.checkpoints import LoadedNetwork, save_folder
 from online_uda.networks.mit import MIT_VARIANTS, MiTConfig
 from online_uda.networks.segmenter import SegformerConfig, build_segformer
-from online_uda.networks.zoo import DEFAULT_NETWORK, NETWORKS, fit_classes, load_network, segformer_sizes
+from online_uda.networks.spec import NetworkOptions
+from online_uda.networks.zoo import DEFAULT_NETWORK, NETWORKS, architecture, fit_classes, load_network
 from streams.classes import CAMVID_11, CITYSCAPES_19
 from streams.frame import ClassSet
 
@@ -33,11 +34,17 @@ def test_registry_holds_every_size_and_the_default() -> None:
 
 def test_architecture_by_name_has_the_classes_of_the_stream() -> None:
     torch.manual_seed(0)
-    loaded = load_network("segformer_b0", CAMVID_11)
+    with pytest.warns(UserWarning, match="random weights: what it predicts before training means nothing"):
+        loaded = load_network("segformer_b0", CAMVID_11, NetworkOptions(init="random"))
     assert loaded.class_names == CAMVID_11.names
     assert not loaded.has_light_head
     assert loaded.network(torch.rand(1, 3, 64, 64)).logits.shape == (1, 11, 16, 16)
     assert not loaded.network.training
+
+
+def test_random_weights_are_never_silent() -> None:
+    with pytest.raises(UserError, match=r"segformer_b0: has no trained weights.*--init random"):
+        load_network("segformer_b0", CAMVID_11)
 
 
 def test_unknown_name_gives_near_matches() -> None:
@@ -95,7 +102,8 @@ def test_equal_or_absent_names_pass_silently(names: tuple[str, ...]) -> None:
 
 
 def test_sizes_by_name() -> None:
-    sizes = segformer_sizes("segformer_b2", 19)
+    sizes = architecture("segformer_b2", 19)
+    assert isinstance(sizes, SegformerConfig)
     assert (sizes.encoder.depths, sizes.head_width, sizes.classes) == ((3, 4, 6, 3), 768, 19)
     with pytest.raises(UserError, match=r"'resnet18' is not one that can be trained; choose one of segformer_b0"):
-        segformer_sizes("resnet18", 19)
+        architecture("resnet18", 19)

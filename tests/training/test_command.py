@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from online_uda.errors import UserError
+from online_uda.networks.architecture import NetworkConfig
 from online_uda.networks.checkpoints import load_folder
 from online_uda.networks.segmenter import Segmenter
 from online_uda.training.cli import main, parser
@@ -285,3 +286,16 @@ def test_example_in_the_help_can_be_parsed() -> None:
     examples = [line.split()[3:] for line in (flags.epilog or "").splitlines() if "python -m" in line]
     assert len(examples) == 2
     assert flags.parse_args(examples[1]).resume
+
+
+def test_a_described_network_is_trained_with_its_own_drop_path(finished: Path, tmp_path: Path) -> None:
+    described = tmp_path / "mine.yaml"
+    described.write_text("encoder: mit_b0\nhead: upernet\nwidth: 16\nlight_width: 8\ndrop_path: 0.2\n")
+    words = ["--size", "64x64", "--iterations", "1", "--light-iterations", "1", "--processes", "1", "--threads", "1"]
+    words += ["--data", str(finished / "data"), "--classes", "camvid11", "--out", str(tmp_path / "out")]
+    assert main([*words, "--network", str(described)]) == 0
+    loaded = load_folder(tmp_path / "out" / "network")
+    assert isinstance(loaded.config, NetworkConfig)
+    assert (loaded.config.head, loaded.config.width, loaded.config.drop_path) == ("upernet", 16, 0.2)
+    bias = loaded.network.head.get_parameter("auxiliary.classifier.bias")
+    assert bias.abs().max() > 0  # drawn as 0: the auxiliary loss has moved it

@@ -12,6 +12,7 @@ from torch import Tensor
 from online_uda.adaptation.trigger.base import Decision
 from online_uda.adaptation.trigger.drift import DriftDetector, stage_statistics
 from online_uda.adaptation.trigger.hamlet import BudgetRule, TrainingBudget, WindowDetector
+from online_uda.networks.heads import upsample
 from online_uda.networks.segmenter import Segmentation, Segmenter
 
 
@@ -19,11 +20,12 @@ from online_uda.networks.segmenter import Segmentation, Segmenter
 def light_head_signal(source: Segmenter, frames: Tensor, prediction: Segmentation) -> float:
     """HAMLET's domain distance (specs/hamlet.md 2.3): cross-entropy of the frozen light head on predicted labels.
 
-    Taken at the stride of the logits: both maps are smooth at that scale and the mean over pixels is the same up to the
-    interpolation of the labels.
+    Taken at the stride of the light head's logits: both maps are smooth at that scale and the mean over pixels is the
+    same up to the interpolation of the labels.
     """
-    labels = prediction.logits.argmax(1)
     light = source.light(frames).logits
+    size = (int(light.shape[-2]), int(light.shape[-1]))
+    labels = upsample(prediction.logits, size).argmax(1)
     return F.cross_entropy(light.float(), labels).item()
 
 

@@ -1,0 +1,131 @@
+"""An encoder with a head, from its sizes to a network: SegFormer as published, or any encoder with any head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from torch import nn
+
+from online_uda.networks.head_daformer import DAFormerHead, Fusion
+from online_uda.networks.head_deeplab import DeepLabPlusHead
+from online_uda.networks.head_upernet import UPerHead
+from online_uda.networks.heads import AllMLPHead, LightHead, init_weights
+from online_uda.networks.mit import MIT_VARIANTS, MiTStage
+from online_uda.networks.segmenter import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SegformerConfig,
+    Segmenter,
+    build_segformer,
+)
+from online_uda.networks.spec import DEFAULT_WIDTHS, NetworkSpec
+from online_uda.networks.timm_stages import ListStage, PlainStage, StagedEncoder, timm_encoder
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """Everything needed to build an encoder with a head again.
+
+    Attributes:
+        encoder: ``timm:NAME`` or ``mit_b0`` to ``mit_b5``.
+        head: ``segformer``, ``daformer``, ``upernet`` or ``deeplabv3plus``.
+        classes: Outputs.
+        width: Channels inside the head.
+        fusion: Of DAFormer's head.
+        light_width: Channels inside the light head.
+        dropout: Before the classifier, while training.
+        drop_path: Largest stochastic-depth rate.
+        image_size: Size that frames are brought to, for encoders of one size.
+        mean: Channel means of the input; None takes the encoder's.
+        std: Channel standard deviations of the input; None takes the encoder's.
+    """
+
+    encoder: str
+    head: str
+    classes: int
+    width: int = 256
+    fusion: Fusion | None = None
+    light_width: int = 64
+    dropout: float = 0.1
+    drop_path: float = 0.0
+    image_size: tuple[int, int] | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+
+
+AnyConfig: TypeAlias = SegformerConfig | NetworkConfig
+
+
+def config_of(spec: NetworkSpec, classes: int) -> NetworkConfig:
+    """The configuration that a description asks for, with ``classes`` outputs."""
+    return NetworkConfig(
+        spec.encoder, spec.head, classes, spec.width or DEFAULT_WIDTHS[spec.head], spec.fusion, spec.light_width,
+        spec.dropout, spec.drop_path, spec.image_size, spec.mean, spec.std,
+    )  # fmt: skip
+
+
+def build_network(config: AnyConfig, *, pretrained: bool = False) -> Segmenter:
+    """Builds a network with freshly drawn weights (seed torch before the call).
+
+    Args:
+        config: Its sizes.
+        pretrained: Let timm download the encoder's weights.
+
+    Raises:
+        UserError: The encoder is unknown or cannot be cut into stages, or a download fails.
+    """
+    if isinstance(config, SegformerConfig):
+        return build_segformer(config)
+    encoder = _encoder(config, pretrained)
+    head = _head(config, encoder.widths)
+    if isinstance(head, DeepLabPlusHead):
+        for stage in encoder.stages[1:-1]:
+            if isinstance(stage, ListStage | PlainStage):
+                stage.leave_bare()
+    light = LightHead(encoder.widths[0], config.light_width, config.classes)
+    head.apply(init_weights)
+    light.apply(init_weights)
+    mean, std = config.mean or encoder.mean, config.std or encoder.std
+    return Segmenter(encoder.stages, head, light, mean, std, encoder.divisor)
+
+
+def with_drop_path(config: AnyConfig, rate: float) -> AnyConfig:
+    """The same network with another largest stochastic-depth rate."""
+    if isinstance(config, SegformerConfig):
+        return replace(config, encoder=replace(config.encoder, drop_path=rate))
+    return replace(config, drop_path=rate)
+
+
+def title(config: AnyConfig) -> str:
+    """What the network is, in a few words."""
+    if isinstance(config, SegformerConfig):
+        return f"SegFormer (widths {', '.join(map(str, config.encoder.widths))}; {config.classes} classes)"
+    head = config.head if config.fusion is None else f"{config.head}.{config.fusion}"
+    return f"{config.encoder}+{head} ({config.classes} classes)"
+
+
+def _encoder(config: NetworkConfig, pretrained: bool) -> StagedEncoder:
+    if config.encoder.startswith("timm:"):
+        return timm_encoder(
+            config.encoder.removeprefix("timm:"), pretrained=pretrained, drop_path=config.drop_path,
+            image_size=config.image_size,
+        )  # fmt: skip
+    sizes = replace(MIT_VARIANTS[config.encoder.removeprefix("mit_")], drop_path=config.drop_path)
+    stages: list[nn.Module] = [MiTStage(sizes, index) for index in range(4)]
+    for stage in stages:
+        stage.apply(init_weights)
+    return StagedEncoder(stages, sizes.widths, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _head(config: NetworkConfig, widths: Sequence[int]) -> nn.Module:
+    if config.head == "daformer":
+        return DAFormerHead(widths, config.width, config.classes, config.fusion or "sep_aspp", config.dropout)
+    if config.head == "upernet":
+        return UPerHead(widths, config.width, config.classes, config.dropout)
+    if config.head == "deeplabv3plus":
+        return DeepLabPlusHead(widths, config.width, config.classes, config.dropout)
+    return AllMLPHead(widths, config.width, config.classes, config.dropout)
