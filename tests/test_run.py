@@ -24,7 +24,8 @@ from online_uda.networks.zoo import load_network
 from online_uda.reports.run_folder import RunFolder
 from online_uda.resolve import resolve
 from online_uda.run import resume, run
-from online_uda.runtime.runner import Runner, to_tensor
+from online_uda.runtime.runner import Runner
+from online_uda.runtime.scoring import to_tensor
 from streams.classes import CAMVID_11
 from streams.sources import folder as folders
 from tests.run_kit import SIZE, Kit, assert_same, frames_of, method_state, summary_of, write_kit
@@ -187,7 +188,7 @@ def test_names_of_visits_never_reach_the_learner(kit: Kit) -> None:
 
 def test_frozen_is_compared_with_itself(kit: Kit) -> None:
     runner, _, _ = spied(kit, plan_of(kit, method="frozen"))
-    runner.frozen = None  # type: ignore[assignment]  # never asked
+    runner.scorer.frozen = None  # type: ignore[assignment]  # never asked
     runner.run()
     assert {row["agreement"] for row in frames_of(kit.root / "spied")} == {100.0}
 

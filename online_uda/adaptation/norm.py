@@ -125,7 +125,7 @@ class NormStatistics:
     def restore_buffers(self, saved: list[Tensor]) -> None:
         """Puts the buffers back to what `copy_buffers` gave."""
         for buffer, old in zip((b for layer in self._layers for b in layer.buffers()), saved, strict=True):
-            buffer.copy_(old)
+            buffer.data.copy_(old)  # unseen by autograd: a graph of these layers may wait for its backward pass
 
     @torch.no_grad()
     def pull(self, share: float) -> None:

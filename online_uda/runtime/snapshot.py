@@ -21,7 +21,7 @@ import torch
 
 from online_uda.errors import UserError
 
-SNAPSHOT_SCHEMA = "online_uda.snapshot/1"
+SNAPSHOT_SCHEMA = "online_uda.snapshot/2"
 KEPT = 2
 _PARTIAL = ".partial-"
 _NAME = re.compile(r"frame-([0-9]{8,})\.([0-9a-f]{16})\.pt")
@@ -40,6 +40,7 @@ class RunState:
         method: The method's state.
         evaluator: The scorebook's state.
         latency: The latency meter's state.
+        pace: What the pace of the run carries from frame to frame.
         rng: State of the process-wide random generators.
     """
 
@@ -51,6 +52,7 @@ class RunState:
     method: dict[str, Any]
     evaluator: dict[str, Any]
     latency: dict[str, Any]
+    pace: dict[str, Any]
     rng: dict[str, Any]
 
 

@@ -89,7 +89,7 @@ def test_a_loss_that_is_not_finite_takes_no_step(mode: str, monkeypatch: pytest.
     before = copy_of(recipe.student)
     moments = copy.deepcopy(recipe.state_dict()["optimizer"])
     real = cross_entropy
-    monkeypatch.setattr("online_uda.adaptation.recipe.cross_entropy", lambda *args: real(*args) * float("nan"))
+    monkeypatch.setattr("online_uda.adaptation.step.cross_entropy", lambda *args: real(*args) * float("nan"))
     report = play(recipe, iter(frames[1:2]))[0]
     assert not report.updated
     assert report.losses["mixed"] != report.losses["mixed"]
@@ -108,7 +108,7 @@ def test_a_finite_loss_with_an_infinite_gradient_takes_no_step(monkeypatch: pyte
 
     recipe = make_recipe(settings_of(TENT), trained("layernorm"))
     before = copy_of(recipe.student)
-    monkeypatch.setattr("online_uda.adaptation.recipe.entropy_loss", steep)
+    monkeypatch.setattr("online_uda.adaptation.step.entropy_loss", steep)
     report = play(recipe, stream(1))[0]
     assert report.losses == {"entropy": 0.0}
     assert not report.updated

@@ -26,7 +26,7 @@ def state_at(frame: int, **changes: Any) -> RunState:
     values: dict[str, Any] = {
         "next_frame": frame, "total_frames": 99, "config_digest": "c", "network_digest": "n", "wall_s": 1.5,
         "method": {"w": torch.arange(6.0).view(2, 3) + frame, "none": None, "steps": [1, 2.5, "x"]},
-        "evaluator": {"m": torch.zeros(2, 2, dtype=torch.int64)}, "latency": {},
+        "evaluator": {"m": torch.zeros(2, 2, dtype=torch.int64)}, "pace": {}, "latency": {},
         "rng": {"torch": torch.get_rng_state()},
     }  # fmt: skip
     return RunState(**{**values, **changes})
@@ -92,7 +92,7 @@ def test_another_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(snapshot, "SNAPSHOT_SCHEMA", "online_uda.snapshot/0")
     path = write_snapshot(tmp_path, state_at(1))
     monkeypatch.undo()
-    with pytest.raises(UserError, match=r"not a snapshot of schema online_uda\.snapshot/1"):
+    with pytest.raises(UserError, match=r"not a snapshot of schema online_uda\.snapshot/2"):
         read_snapshot(path)
 
 

@@ -1,0 +1,55 @@
+"""The pull back: learning weights and BatchNorm statistics take linear steps towards the source network."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from online_uda.adaptation.norm import NormStatistics
+from online_uda.networks.segmenter import Segmenter
+
+
+class Anchor:
+    """Holds the source values of what learns.
+
+    Args:
+        source: The frozen source network.
+        student: What learns, or ``source`` itself where nothing does.
+        deployed: Whose weights predict: the student or its average.
+        learning: Parameters of the student that may learn, with their names.
+        norm: BatchNorm statistics of the student.
+    """
+
+    def __init__(
+        self,
+        source: Segmenter,
+        student: Segmenter,
+        deployed: nn.Module,
+        learning: list[tuple[str, nn.Parameter]],
+        norm: NormStatistics,
+    ) -> None:
+        anchors = dict(source.named_parameters())
+        self._anchors = [anchors[name].detach().clone() for name, _ in learning]
+        self._student, self._deployed, self._learning, self._norm = student, deployed, learning, norm
+        self._fixed = student is source
+
+    @torch.no_grad()
+    def pull(self, share: float) -> bool:
+        """Moves the student by ``share`` of the way to the source; tells whether anything could move."""
+        if share == 0.0 or self._fixed:
+            return False
+        if self._learning:
+            torch._foreach_lerp_([parameter.data for _, parameter in self._learning], self._anchors, share)
+        self._norm.pull(share)
+        return bool(self._learning) or self._norm.moves
+
+    @torch.no_grad()
+    def relax(self, share: float) -> bool:
+        """`pull`, which takes deployed averaged weights along."""
+        moved = self.pull(share)
+        if moved and self._deployed is not self._student:
+            averaged = dict(self._deployed.named_parameters())
+            torch._foreach_lerp_([averaged[name].data for name, _ in self._learning], self._anchors, share)
+            for mine, students in zip(self._deployed.buffers(), self._student.buffers(), strict=True):
+                mine.copy_(students)
+        return moved

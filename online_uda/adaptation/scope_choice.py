@@ -1,0 +1,83 @@
+"""What learns in the step at hand: a fixed set of parameters, or the modules that a selector chooses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from online_uda.adaptation.pieces import Effort
+from online_uda.adaptation.scope import set_trainable, suffix_parameters
+from online_uda.adaptation.scope_select import ScopeSelector
+from online_uda.adaptation.settings import ScopeSettings
+from online_uda.errors import UserError
+from online_uda.networks.segmenter import Segmenter
+
+
+class ScopeChoice:
+    """Switches gradients on for what learns, step by step.
+
+    Args:
+        method: Name for messages.
+        student: The network that learns.
+        settings: The scope slot.
+        learning: Every parameter that may ever learn.
+        fixed: Whether the student is the shared source network, which nobody may touch.
+
+    Raises:
+        UserError: The selector is made for another number of stages.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        student: Segmenter,
+        settings: ScopeSettings,
+        learning: list[tuple[str, nn.Parameter]],
+        *,
+        fixed: bool,
+    ) -> None:
+        self._student, self._settings, self._learning = student, settings, learning
+        self._everything = list(student.named_parameters())
+        self._first_stage = 1
+        self.selector = self._build_selector(method)
+        if not fixed:
+            set_trainable(self._everything, learning)
+
+    def _build_selector(self, method: str) -> ScopeSelector | None:
+        scope = self._settings
+        if scope.parameters != "suffix":
+            return None
+        if scope.select == "hamt" and len(self._student.stages) != len(scope.speeds_hz):
+            raise UserError(
+                f"method {method}: scope.select hamt chooses among {len(scope.speeds_hz)} modules, this network has "
+                f"{len(self._student.stages)}; set scope.select to fixed"
+            )
+        return ScopeSelector(
+            scope.select, speeds_hz=scope.speeds_hz, temperature=scope.temperature, rate=scope.rate,
+            fixed_stage=scope.first_module,
+        )  # fmt: skip
+
+    def begin(self, effort: Effort) -> str:
+        """Lets the parameters of the coming step learn and no others; names them."""
+        last = len(self._student.stages)
+        if self.selector is not None:
+            first = self.selector.select()
+            set_trainable(self._everything, suffix_parameters(self._student, first, self._settings.train_fuse))
+            return f"modules {first}-{last}"
+        if effort.first_stage != self._first_stage:
+            self._first_stage = effort.first_stage
+            resting = tuple(f"stages.{index}." for index in range(effort.first_stage - 1))
+            chosen = [(name, parameter) for name, parameter in self._learning if not name.startswith(resting)]
+            set_trainable(self._everything, chosen)
+        name = self._settings.parameters
+        return name if self._first_stage == 1 else f"{name}, stages {self._first_stage}-{last}"
+
+    def note(self, loss: float) -> None:
+        """The loss of the step that `begin` prepared."""
+        if self.selector is not None:
+            self.selector.update(loss)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The selector's scores."""
+        return None if self.selector is None else self.selector.state_dict()

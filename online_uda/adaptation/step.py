@@ -1,0 +1,160 @@
+"""The gradients of one learning step: every objective of a method, in pieces, one graph at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from online_uda.adaptation.mixed_step import MixedObjective
+from online_uda.adaptation.norm import NormStatistics
+from online_uda.adaptation.objectives.cross_entropy import cross_entropy
+from online_uda.adaptation.objectives.entropy import entropy_loss
+from online_uda.adaptation.objectives.feature_distance import dominated_cells, feature_distance
+from online_uda.adaptation.pieces import Effort, Pieces, narrowed, window
+from online_uda.adaptation.replay.source import SourceReplay
+from online_uda.adaptation.settings import MethodSettings
+from online_uda.adaptation.staged_pass import Within, backward_pieces, forward_pieces
+from online_uda.adaptation.student_mode import StudentMode
+from online_uda.adaptation.teacher import EMATeacher
+from online_uda.networks.segmenter import Segmenter
+from streams.frame import ClassSet
+
+
+class StepGradients:
+    """Adds up the gradients of a method's objectives, one graph after the other to keep the peak memory down.
+
+    Args:
+        settings: Of the method.
+        student: Gets the gradients.
+        source: The frozen network that features are kept near.
+        classes: Label space.
+        teacher: Labels the frame for the mixed objective; None without one.
+        replay: Labelled source images; None without the slot.
+        mode: Of the student while it learns.
+        autocast: Makes the autocast context of a forward pass.
+        generator: Of mixing and of windows.
+    """
+
+    def __init__(
+        self,
+        settings: MethodSettings,
+        *,
+        student: Segmenter,
+        source: Segmenter,
+        classes: ClassSet,
+        teacher: EMATeacher | None,
+        replay: SourceReplay | None,
+        mode: StudentMode,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        generator: torch.Generator,
+    ) -> None:
+        self._settings, self._wanted = settings, settings.objectives
+        self._student, self._source, self._classes = student, source, classes
+        self._teacher, self._replay, self._mode = teacher, replay, mode
+        self._autocast, self._generator = autocast, generator
+        self._teacher_norm = None if teacher is None else NormStatistics(teacher.module, settings.norm)
+        self._mixed = None if self._wanted.mixed is None else MixedObjective(settings)
+        self._device = next(student.parameters()).device
+
+    def pieces(self, frames: Tensor, mix_ratio: float | None, effort: Effort) -> Pieces[dict[str, float]]:
+        """Work through every objective; the result is their unweighted losses by name.
+
+        Args:
+            frames: ``(1, 3, H, W)`` float32 RGB in [0, 1], the stream's frame.
+            mix_ratio: ClassMix ratio; None leaves the near value.
+            effort: Share of the images to learn from.
+        """
+        losses: dict[str, float] = {}
+        if self._wanted.entropy is not None:
+            losses["entropy"] = yield from self._entropy(frames, effort)
+        if self._replay is None or (self._wanted.replay is None and self._mixed is None):
+            return losses
+        yield "replay.draw"
+        images, labels = self._replay.draw(self._device)
+        images, labels = narrowed(images, labels, effort.crop, self._generator)
+        if self._wanted.replay is not None:
+            losses.update((yield from self._source_labels(images, labels)))
+        if self._mixed is not None and self._teacher is not None:
+            losses["mixed"] = yield from self._mixture(self._mixed, self._teacher, frames, images, labels, mix_ratio)
+        return losses
+
+    def _entropy(self, frames: Tensor, effort: Effort) -> Pieces[float]:
+        slot = self._wanted.entropy
+        assert slot is not None
+        columns = window(int(frames.shape[-1]), effort.crop, self._generator)
+        passed = yield from forward_pieces(
+            self._student, frames[..., columns], self._within(self._mode.on_the_frame), "entropy"
+        )
+        yield "entropy.loss"
+        loss = entropy_loss(
+            passed.output.logits.float(), max_entropy=slot.max_entropy, eta_weighting=slot.eta_weighting,
+            class_balance=slot.class_balance,
+        )  # fmt: skip
+        yield from backward_pieces(passed, slot.weight * loss, "entropy")
+        return loss.item()
+
+    def _source_labels(self, images: Tensor, labels: Tensor) -> Pieces[dict[str, float]]:
+        """Cross-entropy on labelled source images, and the distance of their features to the source network's."""
+        slot, apart = self._wanted.replay, self._wanted.feature_distance
+        assert slot is not None
+        passed = yield from forward_pieces(self._student, images, self._within(self._mode), "replay")
+        yield "replay.loss"
+        loss = cross_entropy(passed.output.full(), labels)
+        losses = {"replay": loss.item()}
+        total = slot.weight * loss
+        if apart is not None:
+            yield "replay.anchors"
+            with torch.no_grad(), self._autocast():
+                x, _, _ = self._source.normalise(images)
+                anchors = self._source.encode(x)[-1]
+            features = passed.output.features[-1]
+            size = (int(features.shape[-2]), int(features.shape[-1]))
+            mask = dominated_cells(labels, size, self._classes.things, apart.min_share)
+            distance = feature_distance(features.float(), anchors.float(), mask)
+            total = total + apart.weight * distance
+            losses["feature_distance"] = distance.item()
+        yield from backward_pieces(passed, total, "replay")
+        return losses
+
+    def _mixture(
+        self,
+        objective: MixedObjective,
+        teacher: EMATeacher,
+        frames: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        ratio: float | None,
+    ) -> Pieces[float]:
+        yield "mixed.teach"
+        with self._norm_of_teacher(), self._autocast(), torch.no_grad():
+            target = objective.crop(frames, (int(images.shape[-2]), int(images.shape[-1])), self._generator)
+            taught = teacher.module(target)
+        yield "mixed.mix"
+        mixed = objective.mix(images, labels, target, taught.full(), ratio, self._generator)
+        passed = yield from forward_pieces(self._student, mixed.images, self._within(self._mode), "mixed")
+        yield "mixed.loss"
+        loss = cross_entropy(passed.output.full(), mixed.labels, mixed.weights)
+        yield from backward_pieces(passed, objective.weight * loss, "mixed")
+        return loss.item()
+
+    def _within(self, mode: Callable[[], AbstractContextManager[None]]) -> Within:
+        @contextmanager
+        def both() -> Iterator[None]:
+            with mode(), self._autocast():
+                yield
+
+        return both
+
+    @contextmanager
+    def _norm_of_teacher(self) -> Iterator[None]:
+        """The teacher normalises with the statistics of the crop at hand where the student does (HAMLET)."""
+        of_the_batch = self._settings.student_mode == "train" or self._settings.norm.statistics == "batch"
+        if self._teacher_norm is None or not of_the_batch:
+            yield
+            return
+        with self._teacher_norm.of_the_batch():
+            yield

@@ -1,0 +1,88 @@
+"""The student's mode while it learns, entered and left around every piece, so that it predicts as usual in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+
+from online_uda.adaptation.norm import NormStatistics
+from online_uda.adaptation.settings import MethodSettings
+from online_uda.networks.segmenter import Segmenter
+
+
+class StudentMode:
+    """Train mode, statistics of the batch, or nothing special: what a method's settings ask for.
+
+    In train mode BatchNorm layers learn their running statistics from the step's crops. Those stay aside until
+    `commit`, so that a frame predicted in the middle of a step, or after one that was given up, meets none of it.
+    Dropout draws from torch's global generators: it gets a state of its own that runs on from piece to piece.
+
+    Args:
+        student: In eval mode; back in it after every piece.
+        norm: Of the student.
+        settings: Of the method.
+        device: Where the student is.
+    """
+
+    def __init__(
+        self, student: Segmenter, norm: NormStatistics, settings: MethodSettings, device: torch.device
+    ) -> None:
+        self._student, self._norm = student, norm
+        self._trains = settings.student_mode == "train"
+        self._of_the_batch = settings.norm.statistics == "batch"
+        self._trailing = norm.moves and not self._trains
+        self._device = device
+        self._rng: tuple[Tensor, Tensor | None] | None = None
+        self._seed = 0
+        self._learned: list[Tensor] = []
+
+    def begin(self, generator: torch.Generator) -> None:
+        """At the start of a step; dropout is seeded by ``generator``, so that a resumed run drops the same."""
+        if not self._trains:
+            return
+        self._seed, self._rng = int(torch.randint(2**62, (), generator=generator).item()), None
+        self._learned = self._norm.copy_buffers()
+
+    def commit(self) -> None:
+        """Takes over the statistics that the step has learned."""
+        if self._trains:
+            self._norm.restore_buffers(self._learned)
+
+    def __call__(self) -> AbstractContextManager[None]:
+        """Around a piece that runs the student."""
+        if self._trains:
+            return self._training()
+        return self._norm.of_the_batch() if self._of_the_batch else nullcontext()
+
+    def on_the_frame(self) -> AbstractContextManager[None]:
+        """Around a piece that runs the student on the stream's own frame.
+
+        The frame's own statistics, as in TENT: with trailing ones the entropy of a shifted frame collapses. Train mode
+        uses them anyway, and there the running ones learn from the frame.
+        """
+        return self._norm.of_the_batch() if self._trailing else self()
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        cuda = self._device.type == "cuda"
+        published = self._norm.copy_buffers()
+        self._norm.restore_buffers(self._learned)
+        self._student.train()
+        self._student.light_head.eval()
+        try:
+            with torch.random.fork_rng([self._device] if cuda else []):
+                if self._rng is None:
+                    torch.manual_seed(self._seed)
+                else:
+                    torch.set_rng_state(self._rng[0])
+                    if self._rng[1] is not None:
+                        torch.cuda.set_rng_state(self._rng[1], self._device)
+                yield
+                self._rng = torch.get_rng_state(), torch.cuda.get_rng_state(self._device) if cuda else None
+        finally:
+            self._student.eval()
+            self._learned = self._norm.copy_buffers()
+            self._norm.restore_buffers(published)

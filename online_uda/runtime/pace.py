@@ -1,0 +1,108 @@
+"""How a run goes through time. Here: without any deadline, every frame is learned from before the next one comes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from online_uda.adaptation.method import Method
+from online_uda.reports.record import FrameRecord
+from online_uda.runtime.clock import Clock
+from online_uda.runtime.scoring import Scorer, to_tensor
+from streams.frame import Frame, StreamItem, Truth
+
+
+class Pace(Protocol):
+    """Takes a stream's items one by one: predicts, scores and learns when its rules say so."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the run may be saved between this item and the next; False asks for patience."""
+        ...
+
+    def take(self, item: StreamItem, *, save_soon: bool) -> FrameRecord:
+        """One tick of the stream, to the moment the next one is due.
+
+        Args:
+            item: A frame with its truth, or a fault.
+            save_soon: A snapshot is due: come to a point where `settled` holds.
+        """
+        ...
+
+    def figures(self) -> dict[str, Any]:
+        """Entries of the summary that only this pace can fill."""
+        ...
+
+    def close(self) -> None:
+        """Ends whatever runs beside the stream; called once, also after an error."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What later frames depend on beside method, scores and latencies."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores `state_dict`."""
+        ...
+
+
+class Untimed:
+    """The stream waits: predict on the clock, compare with frozen and score off it, learn on it, in this order.
+
+    Args:
+        method: Bound to its network.
+        scorer: Of the run.
+        clock: Times the stages.
+    """
+
+    settled = True
+
+    def __init__(self, method: Method, scorer: Scorer, clock: Clock) -> None:
+        self._method, self._scorer, self._clock = method, scorer, clock
+
+    def take(self, item: StreamItem, *, save_soon: bool) -> FrameRecord:
+        """See `Pace.take`."""
+        return self._scorer.fault(item) if item.frame is None else self._learn_and_score(item.frame, item.truth)
+
+    def _learn_and_score(self, frame: Frame, truth: Truth) -> FrameRecord:
+        scorer = self._scorer
+        with self._clock.measure("predict") as predict:
+            frames = to_tensor(frame.image, scorer.device)
+            prediction = self._method.predict(frames)
+            mask = prediction.labels().cpu().numpy()[0]
+
+        scored = scorer.at_label_size(truth, mask, prediction)
+        score, images = scorer.score(frame, truth, scored, scorer.frozen_mask(frames, scored))
+
+        with self._clock.measure("adapt") as adapt:
+            step = self._method.observe(frames, prediction)
+
+        frame_ms = predict.latency_ms + adapt.latency_ms
+        scorer.latency.record("predict", predict.latency_ms)
+        scorer.latency.record("frame", frame_ms)
+        if step.updated:
+            scorer.evaluator.note_update()
+            scorer.latency.record("adapt", adapt.latency_ms)
+        if step.detected:
+            scorer.evaluator.note_detection(frame.index)
+        return FrameRecord(
+            frame.index, truth.domain, truth.visit, frame.timestamp_s, None,
+            score.miou, score.miou_frozen, score.visit_miou, score.visit_miou_frozen, score.agreement,
+            signal=step.signal, detected=step.detected, updated=step.updated, scope=step.scope, lr=step.learning_rate,
+            losses=step.losses, predict_ms=predict.latency_ms, adapt_ms=adapt.latency_ms if step.updated else None,
+            frame_ms=frame_ms, images=images,
+        )  # fmt: skip
+
+    def figures(self) -> dict[str, Any]:
+        """See `Pace.figures`."""
+        return {}
+
+    def close(self) -> None:
+        """See `Pace.close`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Pace.state_dict`."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Pace.load_state_dict`."""

@@ -1,0 +1,75 @@
+"""Scores a predicted frame beside the frozen network: off every latency clock, before anything is learned from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from online_uda.config import RunPlan
+from online_uda.evaluation.latency import LatencyMeter
+from online_uda.evaluation.prequential import FrameScore, PrequentialEvaluator
+from online_uda.networks.segmenter import Segmentation, Segmenter
+from online_uda.reports.record import FrameImages, FrameRecord
+from online_uda.runtime.device import Precision, autocast
+from streams.frame import Frame, StreamItem, Truth
+
+Mask = NDArray[np.uint8]
+
+
+def to_tensor(image: Any, device: torch.device) -> Tensor:
+    """A camera image ``(H, W, 3)`` uint8 RGB as ``(1, 3, H, W)`` float32 in [0, 1] on ``device``."""
+    return torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float().div_(255.0)
+
+
+class Scorer:
+    """The evaluator, the latency meter, and the frozen network that every frame is compared with.
+
+    Args:
+        plan: Of the run.
+        evaluator: Takes the scores.
+        frozen: The source network on ``device``; shared with nobody.
+        device: Where frames go.
+    """
+
+    def __init__(self, plan: RunPlan, evaluator: PrequentialEvaluator, frozen: Segmenter, device: torch.device) -> None:
+        self.evaluator, self.frozen, self.device = evaluator, frozen, device
+        self.latency = LatencyMeter()
+        self._is_frozen = plan.is_frozen
+        self._precision: Precision = "bf16" if plan.run.precision == "bf16" else "fp32"
+
+    def label_size(self, truth: Truth, mask: Mask) -> tuple[int, int]:
+        """Height and width that a frame is scored at: its label's, or those of its mask."""
+        height, width = mask.shape if truth.label is None else truth.label.shape
+        return height, width
+
+    def at_label_size(self, truth: Truth, mask: Mask, prediction: Segmentation) -> Mask:
+        """The mask ``(h, w)`` at the size of the label; ``mask`` itself where that is its own."""
+        size = self.label_size(truth, mask)
+        return mask if size == mask.shape else prediction.labels(size).cpu().numpy()[0]
+
+    def frozen_mask(self, frames: Tensor, scored: Mask) -> Mask:
+        """What the frozen network says to ``frames``, at the size of ``scored``; no clock runs."""
+        if self._is_frozen:
+            return scored
+        height, width = scored.shape
+        with torch.inference_mode(), autocast(self.device, self._precision):
+            return self.frozen(frames).labels((height, width)).cpu().numpy()[0]
+
+    def score(self, frame: Frame, truth: Truth, scored: Mask, scored_frozen: Mask) -> tuple[FrameScore, FrameImages]:
+        """Scores two masks of a frame, both at the label's size."""
+        score = self.evaluator.update(frame.index, truth, scored, scored_frozen)
+        return score, FrameImages(frame.image, scored, scored_frozen, truth.label)
+
+    def fault(self, item: StreamItem) -> FrameRecord:
+        """Counts and records a tick without a usable frame."""
+        reason = item.fault or "no frame"
+        self.evaluator.note_fault(item.index, item.truth, reason)
+        visit = self.evaluator.visits[-1]
+        return FrameRecord(
+            item.index, item.truth.domain, item.truth.visit, fault=reason, visit_miou=visit.miou,
+            visit_miou_frozen=visit.miou_frozen,
+        )  # fmt: skip
