@@ -9,18 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from online_uda.adaptation.settings import NormSettings
+from online_uda.networks.predictor import Moments
 
 
-def batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
-    """BatchNorm layers outside the light head, in order of definition.
+def named_batch_norms(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """BatchNorm layers outside the light head by name, in order of definition.
 
     A layer without running statistics takes those of its input whatever the settings say, and is left alone.
     """
-    return [
-        module
+    return {
+        name: module
         for name, module in network.named_modules()
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and not name.startswith("light_head.")
-    ]
+    }
+
+
+def batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
+    """The layers of `named_batch_norms`."""
+    return list(named_batch_norms(network).values())
 
 
 @contextmanager
@@ -98,6 +104,14 @@ class NormStatistics:
             self._seen[index] = (mean, var)
 
         return record
+
+    def note(self, moments: Moments) -> None:
+        """Takes statistics that a predictor outside torch has found, in place of those of a recorded prediction.
+
+        Args:
+            moments: Mean and biased variance of each layer's input, in the layers' order.
+        """
+        self._seen = [(mean, variance) for mean, variance in moments]
 
     @torch.no_grad()
     def absorb(self) -> bool:

@@ -14,7 +14,8 @@ from typing import Any
 
 PACKAGES = (
     "online_uda", "torch", "torchvision", "timm", "numpy", "numba", "opencv-python", "pydantic", "safetensors",
-    "tensorboard", "onnxruntime-gpu", "onnxruntime", "tqdm",
+    "tensorboard", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime",
+    "tqdm",
 )  # fmt: skip
 
 

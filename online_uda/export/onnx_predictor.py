@@ -1,0 +1,177 @@
+"""Prediction with ONNX Runtime, and weights that change under a running session.
+
+Two ways lead from a learned weight into a session. Where only norms, BatchNorm statistics or linear layers learn, their
+tensors are inputs of the graph, bound by address: publishing copies them, in microseconds. Where convolutions learn, an
+input would cost ONNX Runtime its packed convolutions (67 instead of 41 ms a frame for SegFormer-B0 at 512 x 256, which
+is slower than torch), so that the weights stay constants and publishing opens a new session beside the old one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from online_uda.export.graph import FRAMES, export_graph, movable_names, weights_of, with_constants
+from online_uda.export.parity import check_parity
+from online_uda.export.session import open_session
+from online_uda.networks.predictor import Moments, Wishes, aliased, copy_weights, pairs
+from online_uda.networks.segmenter import Segmentation, Segmenter, padded_size
+
+
+@dataclass
+class _Loaded:
+    """A session with the weights that it uses; ``busy`` is held while they are read or written."""
+
+    session: Any
+    binding: Any
+    weights: dict[str, Tensor]
+    busy: threading.Lock = field(default_factory=threading.Lock)
+
+
+class _OneSize:
+    """The graph for frames of one size, with the present weights and room for the next ones.
+
+    Args:
+        network: Present weights.
+        size: Height and width of frames.
+        wishes: Which tensors move, which layers are watched.
+        device: Where frames are.
+        threads: CPU threads.
+    """
+
+    def __init__(
+        self, network: Segmenter, size: tuple[int, int], wishes: Wishes, device: torch.device, threads: int
+    ) -> None:
+        self.size, self._device, self._threads = size, device, threads
+        self.by_input = not _holds_convolutions(network, wishes.moving)
+        self._graph = export_graph(network, size, wishes.moving, wishes.watched)
+        self._outputs = [item.name for item in self._graph.graph.output]
+        self._shapes = [
+            tuple(part.dim_value for part in item.type.tensor_type.shape.dim) for item in self._graph.graph.output
+        ]
+        moving = movable_names(self._graph)
+        self._now = self._load(_pick(network, moving, device))
+        # The other half of the double buffer; a prediction may still run on the first one while it is filled.
+        self._next = self._bind(self._now.session, _pick(network, moving, device)) if self.by_input else None
+
+    def _load(self, values: dict[str, Tensor]) -> _Loaded:
+        model: onnx.ModelProto = self._graph if self.by_input else with_constants(self._graph, values)
+        session = open_session(model.SerializeToString(), self._device, self._threads)
+        return self._bind(session, values)
+
+    def _bind(self, session: Any, values: dict[str, Tensor]) -> _Loaded:
+        binding = session.io_binding()
+        if self.by_input:
+            for name, value in values.items():
+                _bind(binding.bind_input, name, value)
+        return _Loaded(session, binding, values)
+
+    def publish(self, weights: Mapping[str, Tensor]) -> None:
+        if self._next is not None:
+            into = self._next.weights
+            with self._next.busy:
+                torch._foreach_copy_(list(into.values()), [weights[name] for name in into])
+                if self._device.type == "cuda":
+                    torch.cuda.current_stream(self._device).synchronize()
+            self._now, self._next = self._next, self._now
+            return
+        old = self._now.weights
+        if any(not torch.equal(value, weights[name]) for name, value in old.items()):
+            self._now = self._load({name: weights[name].clone() for name in old})
+
+    def run(self, frames: Tensor) -> list[Tensor]:
+        frames = frames.contiguous()
+        outputs = [torch.empty(shape, device=self._device) for shape in self._shapes]
+        on_gpu = self._device.type == "cuda"
+        now = self._now
+        with now.busy:
+            _bind(now.binding.bind_input, FRAMES, frames)
+            for name, output in zip(self._outputs, outputs, strict=True):
+                _bind(now.binding.bind_output, name, output)
+            if on_gpu:
+                torch.cuda.current_stream(self._device).synchronize()  # the session works on a stream of its own
+            now.session.run_with_iobinding(now.binding)
+            if on_gpu:
+                now.binding.synchronize_outputs()
+        return outputs
+
+
+class OnnxPredictor:
+    """A network behind ONNX Runtime (see `online_uda.networks.predictor.Predictor`).
+
+    A frame of a size that was not seen before costs an export, which takes seconds.
+
+    Args:
+        network: The deployed network; present weights are taken.
+        wishes: What may move, what is watched.
+        size: Height and width of the first frames.
+        threads: CPU threads.
+
+    Raises:
+        UserError: The network cannot be exported, the session is not on the network's device, or its answers are not
+            those of torch.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, network: Segmenter, wishes: Wishes, size: tuple[int, int], threads: int) -> None:
+        self._network = aliased(network)  # for frames of further sizes; follows the learner's weights
+        self._wishes, self._threads = wishes, threads
+        self._device = network.get_buffer("mean").device
+        self._learner: tuple[Segmenter, dict[str, Tensor]] = (network, weights_of(network))
+        self._sizes = {size: self._open(network, size)}
+
+    def _open(self, network: Segmenter, size: tuple[int, int]) -> _OneSize:
+        graph = _OneSize(network, size, self._wishes, self._device, self._threads)
+
+        def answer(weights: Mapping[str, Tensor], frames: Tensor) -> list[Tensor]:
+            graph.publish(weights)
+            return graph.run(frames)
+
+        check_parity(answer, network, size, self._wishes)
+        graph.publish(weights_of(network))
+        return graph
+
+    @property
+    def by_input(self) -> bool:
+        """Whether publishing replaces inputs of the running session, rather than the session."""
+        return next(iter(self._sizes.values())).by_input
+
+    def predict(self, frames: Tensor) -> tuple[Segmentation, Moments]:
+        """See `Predictor.predict`; ``features`` are empty."""
+        size = (int(frames.shape[-2]), int(frames.shape[-1]))
+        if size not in self._sizes:
+            self._sizes[size] = self._open(self._network, size)
+        logits, *moments = self._sizes[size].run(frames)
+        return Segmentation(logits, (), size, padded_size(size, self._network.divisor)), pairs(moments)
+
+    def publish(self, network: Segmenter) -> None:
+        """See `Predictor.publish`."""
+        if network is not self._learner[0]:
+            copy_weights(network, self._network)
+            self._learner = network, weights_of(network)
+        for graph in self._sizes.values():
+            graph.publish(self._learner[1])
+
+
+def _holds_convolutions(network: Segmenter, names: tuple[str, ...]) -> bool:
+    owners = {name.rpartition(".")[0] for name in names}
+    return any(isinstance(network.get_submodule(owner), nn.Conv2d) for owner in owners)
+
+
+def _pick(network: Segmenter, names: tuple[str, ...], device: torch.device) -> dict[str, Tensor]:
+    """Own copies of the named weights, whose addresses do not change."""
+    weights = weights_of(network)
+    return {name: weights[name].to(device, copy=True).contiguous() for name in names}
+
+
+def _bind(bind: Any, name: str, tensor: Tensor) -> None:
+    device = tensor.device
+    bind(name, device.type, device.index or 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
