@@ -41,6 +41,7 @@ _RUN_FLAGS = (
     "seed",
     "device",
     "threads",
+    "backend",
     "out",
 )
 
@@ -74,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--size", metavar="HxW", help="bring frames to this size, such as 256x512")
     flags.add_argument("--seed", metavar="N", help="of everything random (default: 0)")
     flags.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
+    flags.add_argument(
+        "--backend", metavar="NAME", help="what predicts: torch, compile, onnxruntime or auto (default: torch)"
+    )
     flags.add_argument("--threads", metavar="N", help="CPU threads of the network (default: all cores but one)")
     flags.add_argument("--out", metavar="DIR", help="run folder (default: runs/SCHEDULE-METHOD-TIME)")
     flags.add_argument("--resume", metavar="DIR", help="continue the run of this folder")

@@ -23,6 +23,8 @@ METHODS = Path(__file__).resolve().parents[1] / "configs" / "methods"
 NUMBERS_UNTOUCHED = ("out", "snapshot_every", "tensorboard")
 """Run keys that may differ when a run is resumed: no score depends on them."""
 
+Backend = Literal["auto", "torch", "compile", "onnxruntime"]
+
 
 def parse_size(value: Any) -> Any:
     """``256x512`` as ``(256, 512)``: height, then width, as in a tensor's shape; lists become tuples."""
@@ -50,6 +52,8 @@ class RunConfig(ConfigModel):
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads of torch; None leaves one core to the stream.
         precision: ``fp32``; ``bf16`` autocast; ``auto`` measures both at the start and takes bf16 where it is faster.
+        backend: What predicts: ``torch``; ``compile`` (torch.compile); ``onnxruntime``; ``auto`` measures torch and
+            ONNX Runtime at the start and takes the faster one. Learning is torch's in any case.
         snapshot_every: Frames between two snapshots; one more is written at the end.
         tensorboard: Whether TensorBoard files are written.
         out: Folder of the run; None makes ``runs/SCHEDULE-METHOD-TIME``.
@@ -67,6 +71,7 @@ class RunConfig(ConfigModel):
     device: str = "auto"
     threads: int | None = Field(None, ge=1, le=1024)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    backend: Backend = "torch"
     snapshot_every: int = Field(100, ge=1)
     tensorboard: bool = True
     out: str | None = Field(None, min_length=1)
@@ -107,9 +112,14 @@ class RunPlan:
 
     def on_machine(self, device: str, threads: int, precision: Literal["fp32", "bf16"]) -> RunPlan:
         """The plan with what was found out about the machine, so that a resumed run does as this one."""
-        return replace(
-            self, run=self.run.model_copy(update={"device": device, "threads": threads, "precision": precision})
-        )
+        return self._with_run(device=device, threads=threads, precision=precision)
+
+    def predicted_by(self, backend: str) -> RunPlan:
+        """The plan with the backend that was chosen, for the same reason."""
+        return self._with_run(backend=backend)
+
+    def _with_run(self, **values: Any) -> RunPlan:
+        return replace(self, run=self.run.model_copy(update=values))
 
     def as_dict(self) -> dict[str, Any]:
         """The resolved configuration: what ``config.yaml`` holds and `resume_plan` reads."""

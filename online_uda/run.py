@@ -25,8 +25,9 @@ from online_uda.networks.zoo import load_network
 from online_uda.reports.environment import describe_environment
 from online_uda.reports.run_folder import RunFolder, default_folder
 from online_uda.resolve import resolve, resume_plan
+from online_uda.runtime.backends import choose_backend
 from online_uda.runtime.clock import RealClock
-from online_uda.runtime.device import choose_device, choose_precision, use_threads
+from online_uda.runtime.device import Precision, autocast, choose_device, choose_precision, use_threads
 from online_uda.runtime.rng import seed_everything
 from online_uda.runtime.runner import Runner
 from online_uda.runtime.snapshot import weights_digest
@@ -115,6 +116,13 @@ def start(
             bf16=plan.run.precision == "bf16",
             progress=_Progress("source images") if console else None,
         )
+        precision: Precision = "bf16" if plan.run.precision == "bf16" else "fp32"
+        plan = plan.predicted_by(
+            choose_backend(
+                method, plan.run.backend, size=inputs.size, threads=threads, clock=clock,
+                autocast=lambda: autocast(device, precision),
+            )
+        )  # fmt: skip
         runner = Runner(plan, run_folder, inputs.stream, method, frozen, digest, device, clock, console)
         if resumed:
             runner.restore()

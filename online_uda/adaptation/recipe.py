@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from online_uda.adaptation.anchor import Anchor
 from online_uda.adaptation.method import StepReport
-from online_uda.adaptation.norm import NormStatistics
+from online_uda.adaptation.norm import NormStatistics, named_batch_norms
 from online_uda.adaptation.pieces import FULL, Effort, Pieces, finish
 from online_uda.adaptation.replay.source import SourceReplay
 from online_uda.adaptation.scope import build_optimizer, scope_parameters
@@ -25,6 +25,7 @@ from online_uda.adaptation.teacher import EMATeacher
 from online_uda.adaptation.trigger.base import Decision, TriggerPolicy
 from online_uda.adaptation.trigger.hamlet import set_learning_rate
 from online_uda.errors import UserError
+from online_uda.networks.predictor import Predictor, PredictorFactory, TorchPredictor, Wishes
 from online_uda.networks.segmenter import Segmentation, Segmenter
 from streams.frame import ClassSet
 
@@ -82,6 +83,7 @@ class Recipe:
             settings, student=self.student, source=source, classes=classes, teacher=self.teacher, replay=replay,
             mode=self._mode, autocast=self._autocast, generator=self._generator,
         )  # fmt: skip
+        self._predictor: Predictor = TorchPredictor(self.deployed, self._predicting)
 
     def _build_teacher(self) -> EMATeacher | None:
         slot = self.settings.teacher
@@ -94,9 +96,36 @@ class Recipe:
 
     def predict(self, frames: Tensor) -> Segmentation:
         """Segments ``frames`` (1, 3, H, W) float32 RGB in [0, 1] with the weights published so far."""
-        # no_grad, not inference_mode: the statistics recorded here become running buffers of a trained network.
-        with torch.no_grad(), self._norm.predicting(), self._autocast():
-            return self.deployed(frames)
+        prediction, moments = self._predictor.predict(frames)
+        if moments:
+            self._norm.note(moments)
+        return prediction
+
+    @contextmanager
+    def _predicting(self) -> Iterator[None]:
+        with self._norm.predicting(), self._autocast():
+            yield
+
+    def use_predictor(self, factory: PredictorFactory) -> None:
+        """Predicts with another backend from now on.
+
+        Raises:
+            UserError: The method normalises with the statistics of the frame at hand, which only torch does.
+        """
+        norms = named_batch_norms(self.deployed)
+        if self.settings.norm.statistics == "batch" and norms:
+            raise UserError(
+                f"method {self.name}: norm.statistics batch changes how frames are predicted; only --backend torch can"
+            )
+        moving = [name for name, _ in self._learning]
+        if self._norm.moves or (moving and self.settings.student_mode == "train"):
+            moving += [f"{name}.{what}" for name in norms for what in ("running_mean", "running_var")]
+        watched = tuple(norms) if self._norm.moves else ()
+        self._predictor = factory(self.deployed, Wishes(tuple(moving), watched))
+
+    def publish(self) -> None:
+        """Lets the predictor use the deployed weights as they are now; where it holds none of its own, they are."""
+        self._predictor.publish(self.deployed)
 
     def observe(self, frames: Tensor, prediction: Segmentation) -> StepReport:
         """Learns from a frame that `predict` has answered, in one go.
@@ -129,7 +158,10 @@ class Recipe:
 
     def rest(self, decision: Decision) -> bool:
         """What a frame does that is not learned from; tells whether the weights went towards the source."""
-        return decision.relax and self._anchor.relax(self.settings.anchor.relax)
+        moved = decision.relax and self._anchor.relax(self.settings.anchor.relax)
+        if moved:
+            self.publish()
+        return moved
 
     def learn(self, frames: Tensor, decision: Decision, effort: Effort | None = FULL) -> Pieces[StepReport]:
         """Learns from a watched frame, in pieces.
@@ -158,6 +190,9 @@ class Recipe:
                 learned = scope
                 rate = self._rate(self._optimizer)
         updated = learned is not None or absorbed
+        if updated and not isinstance(self._predictor, TorchPredictor):
+            yield "publish"
+            self.publish()
         return StepReport(updated, decision.detected, decision.signal, learned, rate, losses)
 
     @staticmethod
@@ -232,3 +267,4 @@ class Recipe:
                 # A copy, because an optimiser keeps the tensors it is given.
                 part.load_state_dict(copy.deepcopy(saved))
         self._generator.set_state(state["generator"].cpu())
+        self.publish()

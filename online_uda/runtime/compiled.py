@@ -47,7 +47,7 @@ class CompiledPredictor:
         try:
             self.predict(torch.zeros(1, 3, *size, device=network.get_buffer("mean").device))
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = str(getattr(error, "inner_exception", error)).strip().splitlines()[0]
             raise UserError(
                 f"--backend compile: torch cannot compile this network here ({reason[:160]}); it needs a C++ compiler "
                 "(Debian: apt-get install g++), on a GPU Triton as well; or use --backend torch or onnxruntime"

@@ -169,6 +169,7 @@ class Runner:
                 "device": run.device,
                 "threads": run.threads,
                 "precision": run.precision,
+                "backend": run.backend,
                 "wall_s": self._wall_s(),
                 "frames_per_s": self.evaluator.frames / max(self._wall_s(), 1e-9),
                 **self.pace.figures(),
