@@ -110,5 +110,5 @@ def _check_network(plan: RunPlan, faults: Faults) -> None:
     if not folder.exists():
         known = unknown_name("network", folder.name, NETWORK_DESCRIPTIONS, "run_stream.py --list networks shows all")
         faults.lines.append(f"{known}; and there is no folder {folder}")
-    elif not (folder / "config.json").is_file():
+    elif folder.is_dir() and not (folder / "config.json").is_file():
         faults.lines.append(f"{folder}: has no config.json; give a folder with config.json and model.safetensors")

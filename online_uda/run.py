@@ -94,6 +94,8 @@ def start(
     seed_everything(plan.run.seed)
     options = NetworkOptions(plan.run.init, plan.run.init_head)
     loaded = load_network(plan.run.network or "", plan.schedule.class_set, options)
+    if console:
+        print(f"network: {loaded.description}", file=sys.stderr)
     network = loaded.network.to(device)
     digest = weights_digest(network)
     clock = RealClock(device)

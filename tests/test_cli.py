@@ -273,3 +273,15 @@ def test_an_encoder_with_a_head_runs_by_its_name(kit: Kit, capsys: pytest.Captur
     assert not (kit.root / "other").exists()
     assert main([*kit.arguments(out="other", frames=1), "--init", "random"]) == 2
     assert "has trained weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["tent", "hamlet"])
+def test_a_module_of_ones_own_is_adapted(kit: Kit, capsys: pytest.CaptureFixture[str], method: str) -> None:
+    words = [*kit.arguments(method, "own", frames=3), "--network", "examples.unet:make", "trigger.window=1"]
+    own = ["replay.frames=4", "scope.select=fixed", "scope.first_module=2", "trigger.up=1e-6", "trigger.down=-1e-6"]
+    assert main([*words, *own] if method == "hamlet" else words[:-1]) == 0
+    assert "stages ending in down.1 (stride 4" in capsys.readouterr().err
+    assert summary_of(kit.root / "own")["updates"] > 0
+    if method == "hamlet":
+        assert main([*words, *own, "scope.first_module=4", "--out", str(kit.root / "deep")]) == 2
+        assert "this network has 3 modules; give 1 to 3" in capsys.readouterr().err

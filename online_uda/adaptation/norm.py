@@ -15,12 +15,16 @@ from online_uda.networks.predictor import Moments
 def named_batch_norms(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
     """BatchNorm layers outside the light head by name, in order of definition.
 
-    A layer without running statistics takes those of its input whatever the settings say, and is left alone.
+    A layer without running statistics takes those of its input whatever the settings say, and is left alone. So is one
+    that has a single value a channel in a frame (`online_uda.networks.discover`): that has no spread.
     """
     return {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and not name.startswith("light_head.")
+        if isinstance(module, nn.BatchNorm2d)
+        and module.running_mean is not None
+        and not name.startswith("light_head.")
+        and not getattr(module, "keeps_source_statistics", False)
     }
 
 

@@ -68,7 +68,8 @@ class Recipe:
         self._learning = scope_parameters(self.student, settings.scope)
         if settings.scope.parameters != "none" and not self._learning:
             raise UserError(f"method {name}: scope.parameters {settings.scope.parameters} fits nothing in this network")
-        self._optimizer = build_optimizer(self._learning, settings.optimizer)
+        heads = frozenset(parameter_name for parameter_name, _ in self.student.head_parameters())
+        self._optimizer = build_optimizer(self._learning, settings.optimizer, heads)
         self._scope = ScopeChoice(name, self.student, settings.scope, self._learning, fixed=fixed)
         self._generator = torch.Generator().manual_seed(seed)
         self.teacher = self._build_teacher()

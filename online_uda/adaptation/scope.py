@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from online_uda.adaptation.settings import OptimizerSettings, ScopeSettings
+from online_uda.errors import UserError
 from online_uda.networks.segmenter import Segmenter
 
 NORM_TYPES = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)
@@ -35,22 +36,24 @@ def scope_parameters(network: Segmenter, settings: ScopeSettings) -> list[tuple[
     if settings.parameters == "norm":
         return list(norm_parameters(network))
     if settings.parameters == "head":
-        return [(name, p) for name, p in network.head.named_parameters("head") if not name.startswith(HELPERS)]
+        return list(network.head_parameters())
     if settings.parameters == "all":
-        return [(name, p) for name, p in network.named_parameters() if not name.startswith(HELPERS)]
+        return list(network.learnable_parameters())
     first = settings.first_module if settings.select == "fixed" else 1
+    if first > network.stage_count:
+        count = network.stage_count
+        raise UserError(f"scope.first_module {first}: this network has {count} modules; give 1 to {count}")
     return suffix_parameters(network, first, settings.train_fuse)
 
 
 def suffix_parameters(network: Segmenter, first: int, train_fuse: bool) -> list[tuple[str, nn.Parameter]]:
     """HAMLET's modules ``first`` .. last, 1-based; with ``train_fuse`` the rest of the head too."""
     chosen: dict[str, nn.Parameter] = {}
-    for index in range(first - 1, len(network.stages)):
+    for index in range(first - 1, network.stage_count):
         chosen.update(network.module_parameters(index))
     if train_fuse:
-        linears = tuple(f"head.linears.{index}." for index in range(len(network.stages)))
-        skipped = (*linears, *HELPERS)
-        chosen.update((n, p) for n, p in network.head.named_parameters("head") if not n.startswith(skipped))
+        linears = tuple(f"head.linears.{index}." for index in range(network.stage_count))
+        chosen.update((n, p) for n, p in network.head_parameters() if not n.startswith(linears))
     return list(chosen.items())
 
 
@@ -63,16 +66,23 @@ def set_trainable(everything: list[tuple[str, nn.Parameter]], chosen: list[tuple
 
 
 def build_optimizer(
-    parameters: list[tuple[str, nn.Parameter]], settings: OptimizerSettings
+    parameters: list[tuple[str, nn.Parameter]], settings: OptimizerSettings, heads: frozenset[str] = frozenset()
 ) -> torch.optim.Optimizer | None:
     """One optimiser with each parameter in exactly one group: encoder or head, matrix or vector.
 
     The head's groups carry ``lr_scale`` so that a changed rate keeps the head's factor. None when nothing learns.
+
+    Args:
+        parameters: What learns.
+        settings: The optimiser slot.
+        heads: Names that belong to the head beside those below ``head.``.
     """
     groups: list[dict[str, Any]] = []
     for head in (False, True):
         for vector in (False, True):
-            members = [p for n, p in parameters if n.startswith("head.") == head and (p.dim() <= 1) == vector]
+            members = [
+                p for n, p in parameters if (n.startswith("head.") or n in heads) == head and (p.dim() <= 1) == vector
+            ]
             if members:
                 scale = settings.head_factor if head else 1.0
                 decay = 0.0 if vector else settings.weight_decay

@@ -48,10 +48,10 @@ class ScopeChoice:
         scope = self._settings
         if scope.parameters != "suffix":
             return None
-        if scope.select == "hamt" and len(self._student.stages) != len(scope.speeds_hz):
+        if scope.select == "hamt" and self._student.stage_count != len(scope.speeds_hz):
             raise UserError(
                 f"method {method}: scope.select hamt chooses among {len(scope.speeds_hz)} modules, this network has "
-                f"{len(self._student.stages)}; set scope.select to fixed"
+                f"{self._student.stage_count}; set scope.select to fixed"
             )
         return ScopeSelector(
             scope.select, speeds_hz=scope.speeds_hz, temperature=scope.temperature, rate=scope.rate,
@@ -60,15 +60,16 @@ class ScopeChoice:
 
     def begin(self, effort: Effort) -> str:
         """Lets the parameters of the coming step learn and no others; names them."""
-        last = len(self._student.stages)
+        last = self._student.stage_count
         if self.selector is not None:
             first = self.selector.select()
             set_trainable(self._everything, suffix_parameters(self._student, first, self._settings.train_fuse))
             return f"modules {first}-{last}"
         if effort.first_stage != self._first_stage:
             self._first_stage = effort.first_stage
-            resting = tuple(f"stages.{index}." for index in range(effort.first_stage - 1))
-            chosen = [(name, parameter) for name, parameter in self._learning if not name.startswith(resting)]
+            stages = range(min(effort.first_stage - 1, self._student.stage_count))
+            resting = {name for index in stages for name, _ in self._student.stage_parameters(index)}
+            chosen = [(name, parameter) for name, parameter in self._learning if name not in resting]
             set_trainable(self._everything, chosen)
         name = self._settings.parameters
         return name if self._first_stage == 1 else f"{name}, stages {self._first_stage}-{last}"

@@ -24,10 +24,11 @@ Within = Callable[[], AbstractContextManager[Any]]
 
 @dataclass(slots=True)
 class _Cut:
-    """A stage's map, and the detached copies of it that the next stage and the head read."""
+    """What a stage passes on and its map, with the detached copies of them that the next stage and the head read."""
 
     out: Tensor
     to_head: Tensor
+    mapped: Tensor
     to_next: Tensor | None = None
 
 
@@ -44,7 +45,7 @@ class StagedPass:
 
 
 def forward_pieces(network: Segmenter, frames: Tensor, within: Within, name: str) -> Pieces[StagedPass]:
-    """The forward pass: one piece a stage, one for the head.
+    """The forward pass: one piece a stage, one for the head; a network that cannot be cut is one piece.
 
     Args:
         network: In the mode that ``within`` brings about.
@@ -52,17 +53,25 @@ def forward_pieces(network: Segmenter, frames: Tensor, within: Within, name: str
         within: Entered anew for every piece.
         name: What the pieces are called after.
     """
+    if not len(network.stages):
+        yield f"{name}.forward.all"
+        with within():
+            return StagedPass(network(frames), [])
     cuts: list[_Cut] = []
-    x, size, padded = frames, (0, 0), (0, 0)
+    x: Any = frames
+    size = padded = (0, 0)
     for number, stage in enumerate(network.stages, start=1):
         yield f"{name}.forward.{number}"
         if cuts:
-            x = cuts[-1].to_next = _leaf(cuts[-1].out)
+            cuts[-1].to_next, x = _passed_on(cuts[-1].out, x)
         else:
             x, size, padded = network.normalise(frames)
         with within():
-            out = stage(x)
-        cuts.append(_Cut(out, _leaf(out)))
+            x = stage(x)
+            out = x[0] if isinstance(x, tuple) else x
+            tap = getattr(stage, "tap", None)
+            mapped = out if tap is None else tap(x)
+        cuts.append(_Cut(out, _leaf(mapped), mapped))
     yield f"{name}.forward.head"
     features = tuple(cut.to_head for cut in cuts)
     with within():
@@ -79,13 +88,24 @@ def backward_pieces(passed: StagedPass, loss: Tensor, name: str) -> Pieces[None]
     loss.backward()
     for number in range(len(passed._cuts), 0, -1):
         cut = passed._cuts[number - 1]
-        if not cut.out.requires_grad:
+        if not (cut.out.requires_grad or cut.mapped.requires_grad):
             break
-        arrived = [copy.grad for copy in (cut.to_next, cut.to_head) if copy is not None and copy.grad is not None]
+        next_grad = None if cut.to_next is None else cut.to_next.grad
+        head_grad = cut.to_head.grad
+        ends = [(cut.out, next_grad), (cut.mapped, head_grad)]
+        if cut.mapped is cut.out and next_grad is not None and head_grad is not None:
+            ends = [(cut.out, next_grad + head_grad)]
+        arrived = [(end, grad) for end, grad in ends if grad is not None and end.requires_grad]
         if arrived:
             yield f"{name}.backward.{number}"
-            torch.autograd.backward(cut.out, arrived[0] if len(arrived) == 1 else arrived[0] + arrived[1])
+            torch.autograd.backward([end for end, _ in arrived], [grad for _, grad in arrived])
         cut.to_head.grad = None
+
+
+def _passed_on(out: Tensor, x: Any) -> tuple[Tensor, Any]:
+    """A detached copy of what a stage passed on, and the same as the next stage expects it."""
+    leaf = _leaf(out)
+    return leaf, (leaf, *x[1:]) if isinstance(x, tuple) else leaf
 
 
 def _leaf(out: Tensor) -> Tensor:

@@ -8,11 +8,14 @@ from typing import TypeAlias
 
 from torch import nn
 
+from online_uda.errors import UserError
+from online_uda.networks.foreign import TORCHVISION, torchvision_module
 from online_uda.networks.head_daformer import DAFormerHead, Fusion
 from online_uda.networks.head_deeplab import DeepLabPlusHead
 from online_uda.networks.head_upernet import UPerHead
-from online_uda.networks.heads import AllMLPHead, LightHead, init_weights
+from online_uda.networks.heads import AllMLPHead, LightHead, NormedMLPHead, init_weights
 from online_uda.networks.mit import MIT_VARIANTS, MiTStage
+from online_uda.networks.module_segmenter import ModuleSegmenter
 from online_uda.networks.segmenter import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -32,7 +35,7 @@ class NetworkConfig:
 
     Attributes:
         encoder: ``timm:NAME`` or ``mit_b0`` to ``mit_b5``.
-        head: ``segformer``, ``daformer``, ``upernet`` or ``deeplabv3plus``.
+        head: ``segformer``, ``segformer_mmseg``, ``daformer``, ``upernet`` or ``deeplabv3plus``.
         classes: Outputs.
         width: Channels inside the head.
         fusion: Of DAFormer's head.
@@ -57,7 +60,26 @@ class NetworkConfig:
     std: Triple | None = None
 
 
-AnyConfig: TypeAlias = SegformerConfig | NetworkConfig
+@dataclass(frozen=True, slots=True)
+class ModuleConfig:
+    """A network that torchvision builds.
+
+    Attributes:
+        source: ``torchvision:NAME``.
+        classes: Outputs.
+        light_width: Channels inside the light head.
+        mean: Channel means of the input.
+        std: Channel standard deviations of the input.
+    """
+
+    source: str
+    classes: int
+    light_width: int = 64
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+
+
+AnyConfig: TypeAlias = SegformerConfig | NetworkConfig | ModuleConfig
 
 
 def config_of(spec: NetworkSpec, classes: int) -> NetworkConfig:
@@ -80,6 +102,9 @@ def build_network(config: AnyConfig, *, pretrained: bool = False) -> Segmenter:
     """
     if isinstance(config, SegformerConfig):
         return build_segformer(config)
+    if isinstance(config, ModuleConfig):
+        module = torchvision_module(config.source.removeprefix(TORCHVISION), config.classes)
+        return ModuleSegmenter(module, config.source, light_width=config.light_width, mean=config.mean, std=config.std)
     encoder = _encoder(config, pretrained)
     head = _head(config, encoder.widths)
     if isinstance(head, DeepLabPlusHead):
@@ -97,6 +122,10 @@ def with_drop_path(config: AnyConfig, rate: float) -> AnyConfig:
     """The same network with another largest stochastic-depth rate."""
     if isinstance(config, SegformerConfig):
         return replace(config, encoder=replace(config.encoder, drop_path=rate))
+    if isinstance(config, ModuleConfig):
+        if rate > 0.0:
+            raise UserError(f"{config.source} has no stochastic depth; drop --drop-path")
+        return config
     return replace(config, drop_path=rate)
 
 
@@ -104,6 +133,8 @@ def title(config: AnyConfig) -> str:
     """What the network is, in a few words."""
     if isinstance(config, SegformerConfig):
         return f"SegFormer (widths {', '.join(map(str, config.encoder.widths))}; {config.classes} classes)"
+    if isinstance(config, ModuleConfig):
+        return f"{config.source} ({config.classes} classes)"
     head = config.head if config.fusion is None else f"{config.head}.{config.fusion}"
     return f"{config.encoder}+{head} ({config.classes} classes)"
 
@@ -126,6 +157,8 @@ def _head(config: NetworkConfig, widths: Sequence[int]) -> nn.Module:
         return DAFormerHead(widths, config.width, config.classes, config.fusion or "sep_aspp", config.dropout)
     if config.head == "upernet":
         return UPerHead(widths, config.width, config.classes, config.dropout)
+    if config.head == "segformer_mmseg":
+        return NormedMLPHead(widths, config.width, config.classes, config.dropout)
     if config.head == "deeplabv3plus":
         return DeepLabPlusHead(widths, config.width, config.classes, config.dropout)
     return AllMLPHead(widths, config.width, config.classes, config.dropout)

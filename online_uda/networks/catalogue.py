@@ -10,9 +10,13 @@ NETWORK_DESCRIPTIONS: dict[str, str] = {
 }
 
 NETWORK_FORMS: dict[str, str] = {
-    "DIR": "a folder: our own format, or Hugging Face's SegFormer",
-    "FILE.yaml": "an encoder with a head, described in a file (configs/networks)",
+    "DIR": "a folder: our own format, Hugging Face's SegFormer, or smp's Segformer",
+    "FILE.pth": "weights of NVlabs, mmsegmentation, smp (SegFormer) or torchvision (DeepLabV3, LR-ASPP, FCN)",
+    "hf:OWNER/NAME": "a SegFormer of the Hugging Face hub, downloaded once",
+    "FILE.yaml": "an encoder with a head, described in a file (see configs/networks)",
     "timm:NAME+HEAD": "an encoder of timm with a head: segformer, daformer[.FUSION], upernet, deeplabv3plus",
     "mit_b0+HEAD": "MiT-B0 to B5 with another head",
+    "torchvision:NAME": "a segmentation model of torchvision, untrained: needs --init random",
+    "MODULE:FUNCTION": "your own code: a function that returns any torch.nn.Module from frames to logits",
 }
 """What else ``--network`` takes, for ``--list networks``."""

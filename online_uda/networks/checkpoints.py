@@ -1,14 +1,16 @@
-"""Networks from a name or a folder, strictly; and our own folder format out again.
+"""Networks from a folder or a file, strictly, whatever dialect it is written in.
 
-Own format: a folder with `config.json` (``"format": "online_uda.network/1"``) and `model.safetensors`. Hugging Face
-SegFormer folders are read by their `config.json`. Nothing is ever loaded in part: a missing, unexpected or misshapen
-tensor is an error that lists the difference. The light head is the one exception, and it is reported as absent.
+Own format: a folder with `config.json` (``"format": "online_uda.network/1"``) and `model.safetensors`. Folders of
+Hugging Face's SegFormer and of segmentation_models_pytorch are read by their `config.json`, files by the names in them.
+Nothing is ever loaded in part: a missing, unexpected or misshapen tensor is an error that lists the difference. The
+light head is the one exception, and it is reported as absent.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,18 +18,18 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
 from online_uda.errors import UserError
-from online_uda.networks.architecture import AnyConfig, NetworkConfig, build_network
+from online_uda.networks.architecture import AnyConfig, ModuleConfig, NetworkConfig, build_network
+from online_uda.networks.dialects import Translation, translate
 from online_uda.networks.hf_segformer import config_from_hf, from_hf
 from online_uda.networks.segmenter import SegformerConfig, Segmenter
+from online_uda.networks.weights_file import WEIGHTS_FILE, load_strict, read_weights, read_weights_file
 
 FORMAT = "online_uda.network/1"
-WEIGHTS_FILE = "model.safetensors"
-_LIGHT = "light_head."
+_CONFIGS: dict[str, type[Any]] = {"segformer": SegformerConfig, "network": NetworkConfig, "module": ModuleConfig}
+_HEAD_WIDTH = {True: 256, False: 768}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,84 +63,33 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Reads a safetensors file, or a `.pth`/`.bin` file of plain tensors, without running any code in it.
+def load_path(path: Path, *, init_head: str | None = None, classes: int | None = None) -> LoadedNetwork:
+    """Loads a folder, or a file of weights.
+
+    Args:
+        path: See the module's docstring.
+        init_head: ``random`` where the head of a file that holds an encoder alone is meant to be untrained.
+        classes: Outputs of such a head.
 
     Raises:
-        UserError: If the file is truncated, pickled with code, a Git LFS pointer, or holds no tensors.
+        UserError: Nothing is there, it is damaged, or it is of an architecture that is not known.
     """
-    try:
-        head = path.open("rb").read(64)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    if head.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path}: is a Git LFS pointer, not weights; run `git lfs pull` in its repository")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, ValueError) as error:
-            raise UserError(
-                f"{path}: truncated or not a safetensors file ({error}); download or copy it again"
-            ) from None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path}: refused, not a plain tensor file (it may run code when unpickled): {reason[:120]}; "
-            "convert it to safetensors where you trust it"
-        ) from None
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path}: holds no state dict of tensors")
-    return dict(content)
-
-
-def _difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], unknown: list[str]) -> list[str]:
-    missing = sorted(set(expected) - set(found))
-    unexpected = sorted(set(found) - set(expected)) + sorted(unknown)
-    shapes = [
-        f"{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in sorted(set(expected) & set(found))
-        if expected[name].shape != found[name].shape
-    ]
-    lines = []
-    for title, names in (("missing", missing), ("unexpected", unexpected), ("other shape", shapes)):
-        if names:
-            more = f" ... and {len(names) - 4} more" if len(names) > 4 else ""
-            lines.append(f"{len(names)} {title}: {', '.join(names[:4])}{more}")
-    return lines
-
-
-def _load_strict(network: Segmenter, weights: Mapping[str, Tensor], unknown: list[str], path: Path) -> bool:
-    expected = network.state_dict()
-    has_light = any(name.startswith(_LIGHT) for name in weights)
-    if not has_light:
-        expected = {name: tensor for name, tensor in expected.items() if not name.startswith(_LIGHT)}
-    # num_batches_tracked is a counter that inference never reads; older writers leave it out.
-    expected = {k: v for k, v in expected.items() if k in weights or not k.endswith("num_batches_tracked")}
-    lines = _difference(expected, weights, unknown)
-    if lines:
-        raise UserError(f"{path}: does not fit this architecture; " + "; ".join(lines))
-    bad = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if bad:
-        raise UserError(f"{path}: {len(bad)} tensors hold NaN or infinity, the first is {bad[0]}")
-    network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
-                             for name, tensor in weights.items()}, strict=False)  # fmt: skip
-    return has_light
+    if not path.is_file():
+        return load_folder(path)
+    if path.name == "config.json":
+        raise UserError(f"{path}: is a file; give the folder that holds config.json and {WEIGHTS_FILE}")
+    found = read_weights_file(path)
+    return _from_elsewhere(translate(found.weights, path), path, found.class_names, init_head, classes)
 
 
 def load_folder(folder: Path) -> LoadedNetwork:
-    """Loads a network folder of our own format or of Hugging Face's SegFormer.
+    """Loads a network folder of our own format, of Hugging Face's SegFormer, or of segmentation_models_pytorch.
 
     Raises:
         UserError: If the folder, its config or its weights are missing, damaged or of another architecture.
     """
     if not folder.exists():
         raise UserError(f"{folder}: no such network folder")
-    if not folder.is_dir():
-        raise UserError(f"{folder}: is a file; give the folder that holds config.json and {WEIGHTS_FILE}")
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise UserError(f"{folder}: has no config.json; give a folder with config.json and {WEIGHTS_FILE}")
@@ -153,23 +104,62 @@ def load_folder(folder: Path) -> LoadedNetwork:
         config, names = config_from_hf(content, str(config_path))
         weights, unknown = from_hf(read_weights(weights_path))
         dialect = "Hugging Face SegFormer"
+    elif "_model_class" in content:
+        _check_smp(content, config_path)
+        return _from_elsewhere(translate(read_weights(weights_path), weights_path), weights_path, (), None, None)
     else:
         found = content.get("model_type") or content.get("architecture") or content.get("format")
         raise UserError(f"{config_path}: architecture {found!r} is not supported; expected model_type 'segformer'")
     network = build_network(config)
-    has_light = _load_strict(network, weights, unknown, weights_path)
-    light = "with" if has_light else "without"
-    description = f"{folder} ({dialect}, {len(weights)} tensors, {config.classes} classes, {light} light head)"
+    has_light = load_strict(network, weights, weights_path, unknown=unknown)
+    description = _describe(str(folder), dialect, len(weights), config.classes, has_light)
     return LoadedNetwork(network.eval(), names, has_light, description, config)
 
 
+def _describe(place: str, dialect: str, tensors: int, classes: int, has_light: bool, note: str = "") -> str:
+    light = "with" if has_light else "without"
+    extra = f", {note}" if note else ""
+    return f"{place} ({dialect}, {tensors} tensors, {classes} classes, {light} light head{extra})"
+
+
+def _check_smp(content: Mapping[str, Any], path: Path) -> None:
+    kind, encoder = content.get("_model_class"), str(content.get("encoder_name"))
+    if kind != "Segformer" or not encoder.startswith("mit_b"):
+        raise UserError(
+            f"{path}: smp {kind} with {encoder} is not read as a folder, only Segformer with mit_b0 to mit_b5; build "
+            f"it in a function with smp.from_pretrained and give --network module:function"
+        )
+
+
+def _from_elsewhere(
+    translated: Translation, path: Path, names: tuple[str, ...], init_head: str | None, classes: int | None
+) -> LoadedNetwork:
+    config, note = translated.config, translated.note
+    left_out: tuple[str, ...] = ()
+    if config is None:
+        assert translated.encoder is not None
+        if init_head != "random" or classes is None:
+            raise UserError(
+                f"{path}: holds an encoder alone ({translated.dialect}), without a decode head; give a whole network, "
+                f"or add --init-head random if an untrained head is meant"
+            )
+        config = SegformerConfig(translated.encoder, classes, _HEAD_WIDTH[translated.encoder.widths[0] == 32])
+        left_out, note = ("head.",), "random head"
+        warnings.warn(f"{path}: its head is random: what it predicts before training means nothing", stacklevel=4)
+    network = build_network(config)
+    has_light = load_strict(network, translated.weights, path, unknown=translated.unknown, left_out=left_out)
+    names = names if len(names) == config.classes else ()
+    described = _describe(str(path), translated.dialect, len(translated.weights), config.classes, has_light, note)
+    return LoadedNetwork(network.eval(), names, has_light, described, config)
+
+
 def load_weights(network: Segmenter, path: Path) -> bool:
-    """Fills ``network`` with the file's tensors, strictly; tells whether the light head was among them.
+    """Fills ``network`` with the tensors of a file in our names, strictly; tells whether a light head was among them.
 
     Raises:
         UserError: The file is damaged, or is of another architecture.
     """
-    return _load_strict(network, read_weights(path), [], path)
+    return load_strict(network, read_weights(path), path)
 
 
 def _weights_file(folder: Path) -> Path:
@@ -182,8 +172,9 @@ def _weights_file(folder: Path) -> Path:
 def _own_config(content: Mapping[str, Any], path: Path) -> tuple[AnyConfig, tuple[str, ...]]:
     try:
         names = TypeAdapter(tuple[str, ...]).validate_python(content["class_names"])
-        if "network" in content:
-            return TypeAdapter(NetworkConfig).validate_python(content["network"]), names
+        for key, kind in _CONFIGS.items():
+            if key in content and kind is not SegformerConfig:
+                return TypeAdapter(kind).validate_python(content[key]), names
         return TypeAdapter(SegformerConfig).validate_python(content["segformer"]), names
     except KeyError as error:
         raise UserError(f"{path}: not a {FORMAT} config; key {error} is missing") from None
@@ -223,7 +214,7 @@ def save_folder(
     content = {
         "format": FORMAT,
         "class_names": list(class_names),
-        "segformer" if isinstance(config, SegformerConfig) else "network": asdict(config),
+        next(key for key, kind in _CONFIGS.items() if isinstance(config, kind)): asdict(config),
         "provenance": dict(provenance),
     }
     partial = folder / "config.json.partial"

@@ -48,6 +48,29 @@ class AllMLPHead(nn.Module):
         return self.classifier(self.dropout(F.relu(self.norm(fused))))
 
 
+class NormedMLPHead(nn.Module):
+    """SegFormer's head as mmsegmentation builds it: each stage's projection has a BatchNorm and a ReLU of its own.
+
+    The ReLU stands between projection and fusion, so that the two cannot be folded as in `AllMLPHead`.
+    """
+
+    def __init__(self, widths: Sequence[int], embed: int, classes: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(_normed(width, embed) for width in widths)
+        self.fuse = _normed(embed * len(widths), embed)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(embed, classes, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        size = (int(features[0].shape[-2]), int(features[0].shape[-1]))
+        parts = [upsample(linear(x), size) for linear, x in zip(self.linears, features, strict=True)]
+        return self.classifier(self.dropout(self.fuse(torch.cat(parts, 1))))
+
+
+def _normed(into: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(into, out, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True))
+
+
 class LightHead(nn.Module):
     """A small head on stage 1 alone: 1x1 convolution, a dilated depth-wise 3x3 for context, classifier.
 

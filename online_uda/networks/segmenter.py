@@ -133,12 +133,37 @@ class Segmenter(nn.Module):
         features = self.encode(x, 1)
         return Segmentation(self.light_head(features[0]), features, size, padded)
 
+    def stage_parameters(self, index: int) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters of stage ``index`` (0-based)."""
+        yield from self.stages[index].named_parameters(f"stages.{index}")
+
     def module_parameters(self, index: int) -> Iterator[tuple[str, nn.Parameter]]:
         """HAMLET's module ``index`` (0-based): stage ``index`` and the head's projection of it (hamlet.md 2.4)."""
-        yield from self.stages[index].named_parameters(f"stages.{index}")
+        yield from self.stage_parameters(index)
         linears = getattr(self.head, "linears", None)
         if linears is not None:
             yield from linears[index].named_parameters(f"head.linears.{index}")
+
+    def first_stage(self) -> nn.Module:
+        """The module that `encode` runs for the first map alone."""
+        return self.stages[0]
+
+    def head_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters of the main head, an auxiliary one left out: no prediction comes from it."""
+        for name, parameter in self.head.named_parameters("head"):
+            if not name.startswith("head.auxiliary."):
+                yield name, parameter
+
+    def learnable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Every parameter that a prediction comes from: all but those of the light head and an auxiliary one."""
+        for name, parameter in self.named_parameters():
+            if not name.startswith(("light_head.", "head.auxiliary.")):
+                yield name, parameter
+
+    @property
+    def stage_count(self) -> int:
+        """Number of modules that a suffix scope chooses among."""
+        return len(self.stages)
 
     @property
     def classes(self) -> int:

@@ -15,7 +15,7 @@ from online_uda.errors import UserError
 from online_uda.networks.catalogue import NETWORK_DESCRIPTIONS
 from streams.yaml_config import ConfigModel, KeyedError, Located, build, load_yaml
 
-Form = Literal["name", "architecture", "description", "function", "hub", "path"]
+Form = Literal["name", "architecture", "torchvision", "description", "function", "hub", "path"]
 MIT_ENCODERS = tuple(f"mit_b{size}" for size in range(6))
 HEAD_KINDS = ("segformer", "daformer", "upernet", "deeplabv3plus")
 FUSIONS = ("conv1", "aspp", "sep_aspp", "isa", "sepaspp_bottleneck")
@@ -107,6 +107,8 @@ def form_of(name: str) -> Form:
         return "name"
     if name.startswith(HUB):
         return "hub"
+    if name.startswith("torchvision:"):
+        return "torchvision"
     if name.startswith(("timm:", "mit_")) and not Path(name).exists():
         return "architecture"
     if name in described_networks() or Path(name).suffix in (".yaml", ".yml", ".json"):

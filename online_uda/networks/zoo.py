@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 
 from online_uda.errors import UserError
-from online_uda.networks.architecture import AnyConfig, build_network, config_of, title
+from online_uda.networks.architecture import AnyConfig, ModuleConfig, build_network, config_of, title
 from online_uda.networks.catalogue import DEFAULT_NETWORK, NETWORK_DESCRIPTIONS
-from online_uda.networks.checkpoints import LoadedNetwork, load_folder, load_weights
+from online_uda.networks.checkpoints import LoadedNetwork, load_folder, load_path, load_weights
+from online_uda.networks.foreign import module_of_function
 from online_uda.networks.mit import MIT_VARIANTS
-from online_uda.networks.segmenter import segformer_config
-from online_uda.networks.spec import NetworkOptions, NetworkSpec, form_of, parse_architecture, read_description
+from online_uda.networks.module_segmenter import ModuleSegmenter
+from online_uda.networks.segmenter import IMAGENET_MEAN, IMAGENET_STD, segformer_config
+from online_uda.networks.spec import HUB, NetworkOptions, NetworkSpec, form_of, parse_architecture, read_description
 from streams.frame import ClassSet
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -50,6 +52,8 @@ def architecture(name: str, classes: int) -> AnyConfig:
     form = form_of(name)
     if form == "architecture":
         return config_of(parse_architecture(name), classes)
+    if form == "torchvision":
+        return ModuleConfig(name, classes)
     if form == "description":
         return config_of(read_description(name)[0], classes)
     raise UserError(
@@ -122,12 +126,48 @@ def load_network(name: str | Path, classes: ClassSet, options: NetworkOptions | 
         return _described(text, parse_architecture(text), Path(), classes, options)
     if form == "description":
         return _described(text, *read_description(text), classes, options)
-    folder = Path(name)
-    if folder.exists() or len(folder.parts) > 1:
-        return fit_classes(load_folder(folder), classes)
+    if form == "torchvision":
+        return _untrained(text, ModuleConfig(text, len(classes)), classes, options)
+    if form == "function":
+        return fit_classes(_own_code(text, classes), classes)
+    path = _downloaded(text) if form == "hub" else Path(name)
+    if path.exists() or len(path.parts) > 1:
+        return fit_classes(load_path(path, init_head=options.init_head, classes=len(classes)), classes)
     near = difflib.get_close_matches(text, NETWORKS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UserError(f"unknown network {text!r}: {hint}--list networks shows all; a folder works as well")
+
+
+def _own_code(text: str, classes: ClassSet) -> LoadedNetwork:
+    module = module_of_function(text, len(classes))
+    mean = tuple(getattr(module, "input_mean", IMAGENET_MEAN))
+    std = tuple(getattr(module, "input_std", IMAGENET_STD))
+    if len(mean) != 3 or len(std) != 3 or 0.0 in std:
+        raise UserError(f"network {text}: input_mean and input_std need three numbers each, and no std of 0")
+    network = ModuleSegmenter(module, text, mean=mean, std=std)
+    stages = [f"{stage.units[-1]} (stride {stage.stride}, {stage.width} channels)" for stage in network.found.stages]
+    found = f"stages ending in {', '.join(stages)}" if stages else "no stages, so the detector sees colours and edges"
+    return LoadedNetwork(network.eval(), (), False, f"{text} ({network.classes} classes, {found})")
+
+
+def _downloaded(text: str) -> Path:
+    """The folder of a hub id, from the local cache or downloaded.
+
+    Raises:
+        UserError: The hub cannot be reached, or knows no such network.
+    """
+    from huggingface_hub import snapshot_download
+
+    repository = text.removeprefix(HUB)
+    wanted = ["config.json", "*.safetensors", "pytorch_model.bin"]
+    try:
+        return Path(snapshot_download(repository, allow_patterns=wanted))
+    except Exception as error:  # the hub's own errors, the transport's, and bad names
+        reason = str(error).splitlines()[0][:140] if str(error) else type(error).__name__
+        raise UserError(
+            f"network {text}: cannot be had from the Hugging Face hub ({type(error).__name__}: {reason}); "
+            f"download it elsewhere and give the folder"
+        ) from None
 
 
 def _described(text: str, spec: NetworkSpec, file: Path, classes: ClassSet, options: NetworkOptions) -> LoadedNetwork:

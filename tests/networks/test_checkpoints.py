@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from online_uda.errors import UserError
-from online_uda.networks.checkpoints import load_folder, read_weights, save_folder
+from online_uda.networks.checkpoints import load_folder, load_path, save_folder
 from online_uda.networks.mit import MiTConfig
 from online_uda.networks.segmenter import SegformerConfig, Segmenter, build_segformer
+from online_uda.networks.weights_file import read_weights
 
 TINY = SegformerConfig(MiTConfig((8, 8, 10, 16), (1, 1, 1, 1)), classes=3, head_width=12, light_width=6)
 NAMES = ("road", "sky", "car")
@@ -198,7 +199,8 @@ def test_plain_tensor_pickle_is_read(folder: Path) -> None:
 
 def test_missing_places_are_named(folder: Path, tmp_path: Path) -> None:
     assert "no such network folder" in refused(tmp_path / "nowhere")
-    assert "is a file" in refused(folder / "config.json")
+    with pytest.raises(UserError, match="is a file; give the folder"):
+        load_path(folder / "config.json")
     (folder / "model.safetensors").unlink()
     assert "has no model.safetensors" in refused(folder)
     (folder / "config.json").unlink()

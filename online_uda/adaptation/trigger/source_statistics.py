@@ -60,7 +60,7 @@ def shrunk(frames: Tensor, scale: float) -> Tensor:
 
 @torch.inference_mode()
 def _look(network: Segmenter, frames: Tensor) -> Tensor:
-    with _evaluating(network.stages[0]):
+    with _evaluating(network.first_stage()):
         return band_moments(network.encode(network.normalise(frames)[0], 1)[0]).cpu()
 
 

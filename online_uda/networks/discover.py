@@ -1,0 +1,290 @@
+"""Stages of a network that nobody wrote for us: found by running it once and watching its modules in order.
+
+A module is opened until what is left changes the resolution by at most one step; the units so found, in the order they
+ran, are grouped into stages by the stride of what they return. Tokens ``(B, N, C)`` count as maps where N fits a grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from online_uda.errors import UserError
+
+STRIDES = (1, 2, 4, 8, 16, 32, 64)
+_PROBES = ((1, (67, 93)), (8, (72, 104)), (16, (80, 112)), (32, (96, 160)), (64, (128, 192)))
+"""Divisors to try, each with a size that no larger one divides."""
+_WATCHED = (128, 192)
+_FEWEST_STAGES = 3
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of modules.
+
+    Attributes:
+        units: Their names, in the order they ran.
+        stride: Of the map that the last one returns.
+        width: Its channels.
+    """
+
+    units: tuple[str, ...]
+    stride: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What was found.
+
+    Attributes:
+        stages: Of the encoder, in order; empty where no module returns a usable map.
+        classes: Channels of the logits.
+        divisor: The network takes sizes that are multiples of it.
+        single_value_norms: BatchNorm layers that see one value a channel of a frame, and cannot be trained on one.
+        unused: Parameters that no logit depends on, such as those of an auxiliary head.
+    """
+
+    stages: tuple[Stage, ...]
+    classes: int
+    divisor: int
+    single_value_norms: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+@dataclass
+class _Trace:
+    order: list[str] = field(default_factory=list)
+    shapes: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
+    single: list[str] = field(default_factory=list)
+
+    def parent(self, name: str) -> str:
+        """The nearest module around ``name`` that ran itself; containers such as ModuleList never do."""
+        while name:
+            name = name.rpartition(".")[0]
+            if name in self.shapes:
+                break
+        return name
+
+
+def logits_of(output: Any, what: str) -> Tensor:
+    """The logits in what a network returns: a tensor, ``out`` or ``logits`` of a dictionary, or a tuple's only map.
+
+    Raises:
+        UserError: Nothing of the kind, or more than one candidate.
+    """
+    if hasattr(output, "to_tuple") and hasattr(output, "keys"):
+        output = dict(output)
+    if isinstance(output, dict):
+        found = [output[key] for key in ("logits", "out") if isinstance(output.get(key), Tensor)]
+        if not found:
+            raise UserError(f"{what}: returned a dictionary of {', '.join(map(str, output))[:80]}; expected 'logits'")
+        output = found[0]
+    if isinstance(output, tuple | list):
+        maps = [part for part in output if isinstance(part, Tensor) and part.dim() == 4]
+        if len(maps) != 1:
+            raise UserError(
+                f"{what}: returned a {type(output).__name__} with {len(maps)} maps; return the logits alone"
+            )
+        output = maps[0]
+    if not isinstance(output, Tensor):
+        raise UserError(f"{what}: returned {type(output).__name__}; expected logits (B, C, h, w)")
+    if output.dim() != 4 or output.shape[1] < 2 or min(output.shape[-2:]) < 2:
+        raise UserError(f"{what}: returned a tensor {tuple(output.shape)}; expected logits (B, C, h, w) with 2 classes")
+    return output
+
+
+def first_of(output: Any) -> Any:
+    """What a module of an encoder passes on: its output, or the first of several that are not maps of their own."""
+    several = isinstance(output, tuple | list) and len(output) > 0
+    if several and sum(isinstance(part, Tensor) and part.dim() >= 3 for part in output) == 1:
+        return output[0]
+    return output
+
+
+def discover(module: nn.Module, what: str) -> Discovery:
+    """Runs ``module`` in eval mode on frames of a few sizes and describes it; its mode comes back.
+
+    Args:
+        module: Maps normalised frames ``(B, 3, H, W)`` float32 to logits, see `logits_of`.
+        what: What to call it in errors.
+
+    Raises:
+        UserError: It fails on every size, or returns no logits.
+    """
+    training = module.training
+    module.eval()
+    try:
+        divisor = _smallest_divisor(module, what)
+        names = {part: name for name, part in module.named_modules()}
+        with torch.no_grad():
+            trace, output = _watch(module, names, _WATCHED)
+        logits = logits_of(output, what)
+        aspect = abs(logits.shape[-2] / logits.shape[-1] - _WATCHED[0] / _WATCHED[1])
+        if len(logits) != 1 or aspect > 0.1:
+            raise UserError(
+                f"{what}: returned logits {tuple(logits.shape)} for frames (1, 3, {_WATCHED[0]}, {_WATCHED[1]}); "
+                f"expected a map of the frame's proportions"
+            )
+        units = list(_units(module, "", trace, 1))
+        unused = _unused(module, what, dict(_PROBES)[divisor])
+        return Discovery(tuple(_stages(module, units)), int(logits.shape[1]), divisor, tuple(trace.single), unused)
+    finally:
+        module.train(training)
+
+
+def _smallest_divisor(module: nn.Module, what: str) -> int:
+    failure: Exception | None = None
+    for divisor, (height, width) in _PROBES:
+        try:
+            with torch.no_grad():
+                output = module(torch.zeros(1, 3, height, width))
+        except Exception as error:  # whatever a stranger's code raises on a size it cannot take
+            failure = error
+            continue
+        logits = logits_of(output, what)
+        if logits.shape[-2] <= height and logits.shape[-1] <= width:
+            return divisor
+        failure = ValueError(f"its logits {tuple(logits.shape)} are larger than the frame")
+    reason = str(failure).splitlines()[0][:160] if str(failure) else type(failure).__name__
+    raise UserError(f"{what}: fails on frames (1, 3, H, W) of every size tried: {reason}")
+
+
+def _unused(module: nn.Module, what: str, size: tuple[int, int]) -> tuple[str, ...]:
+    parameters = dict(module.named_parameters())
+    flags = [parameter.requires_grad for parameter in parameters.values()]
+    module.requires_grad_(True)
+    try:
+        logits = logits_of(module(torch.zeros(1, 3, *size)), what)
+        if not logits.requires_grad:
+            raise UserError(
+                f"{what}: its logits depend on no parameter, so nothing can learn; is there a no_grad in it?"
+            )
+        gradients = torch.autograd.grad(logits.sum(), list(parameters.values()), allow_unused=True)
+    finally:
+        for parameter, flag in zip(parameters.values(), flags, strict=True):
+            parameter.requires_grad_(flag)
+    return tuple(name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None)
+
+
+def _watch(module: nn.Module, names: dict[nn.Module, str], size: tuple[int, int]) -> tuple[_Trace, Any]:
+    trace = _Trace()
+
+    def hook_of(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if name in trace.shapes:
+                trace.order.remove(name)
+            trace.order.append(name)
+            first = first_of(output)
+            trace.shapes[name] = tuple(first.shape) if isinstance(first, Tensor) else None
+            batch_norm = isinstance(part, nn.modules.batchnorm._BatchNorm)
+            if batch_norm and inputs and inputs[0].numel() == inputs[0].shape[0] * inputs[0].shape[1]:
+                trace.single.append(name)
+
+        return hook
+
+    handles = [part.register_forward_hook(hook_of(name)) for part, name in names.items()]
+    try:
+        return trace, module(torch.zeros(1, 3, *size))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _stride(shape: tuple[int, ...] | None) -> int | None:
+    """Stride of a map or of tokens, None where the shape fits no grid."""
+    height, width = _WATCHED
+    for stride in STRIDES:
+        grid = (-(-height // stride), -(-width // stride))
+        if shape is not None and len(shape) == 4 and (shape[2:] == grid or shape[1:3] == grid):
+            return stride
+        if shape is not None and len(shape) == 3 and 0 <= shape[1] - grid[0] * grid[1] <= 1:
+            return stride
+    return None
+
+
+def _width(shape: tuple[int, ...] | None) -> int:
+    assert shape is not None
+    height, width = _WATCHED
+    last = len(shape) == 3 or shape[1:3] == tuple(-(-side // (_stride(shape) or 1)) for side in (height, width))
+    return int(shape[-1] if last and len(shape) == 3 else shape[1])
+
+
+@dataclass(frozen=True)
+class _Unit:
+    name: str
+    shape: tuple[int, ...] | None
+    stride: int | None
+    leaf: bool
+    weighted: bool
+
+
+def _units(module: nn.Module, name: str, trace: _Trace, before: int) -> Iterator[_Unit]:
+    """Opens a module until every part changes the stride by one step at most; parts come in the order they ran."""
+    part = module.get_submodule(name)
+    shape = trace.shapes.get(name)
+    stride = _stride(shape)
+    children = [child for child in trace.order if child and trace.parent(child) == name]
+    small = stride is not None and (stride <= 2 * before or stride <= 4)
+    if name and (small or not children):
+        # A leaf, or something that takes one step: what it does inside is its own affair.
+        yield _Unit(name, shape, stride, not children, any(True for _ in part.parameters()))
+        return
+    for child in children:
+        found = list(_units(module, child, trace, before))
+        yield from found
+        before = next((unit.stride for unit in reversed(found) if unit.stride is not None), before)
+
+
+def _stages(module: nn.Module, units: list[_Unit]) -> Iterator[Stage]:
+    encoder = _encoder(units)
+    cuts = _cuts(encoder, by_width=False)
+    if len(cuts) < _FEWEST_STAGES:
+        wider = _cuts(encoder, by_width=True)
+        cuts = wider if len(wider) <= 6 else cuts
+    start = 0
+    for end in cuts:
+        last = encoder[end]
+        assert last.stride is not None
+        yield Stage(tuple(unit.name for unit in encoder[start : end + 1]), last.stride, _width(last.shape))
+        start = end + 1
+
+
+def _encoder(units: list[_Unit]) -> list[_Unit]:
+    """Units before the head: those of the first branch where it covers two strides, else those before growth."""
+    if not units:
+        return []
+    branch = units[0].name.partition(".")[0]
+    own = [unit for unit in units if unit.name.partition(".")[0] == branch]
+    strides = {unit.stride for unit in own if unit.stride is not None and unit.stride >= 4}
+    weighted = [index for index, unit in enumerate(units) if unit.weighted]
+    chosen = own if len(own) < len(units) and len(strides) >= 2 else units[: weighted[-1] if weighted else 0]
+    highest, kept = 0, []
+    for unit in chosen:
+        if unit.stride is not None and unit.stride < highest:
+            break
+        highest = max(highest, unit.stride or 0)
+        kept.append(unit)
+    return kept
+
+
+def _cuts(units: list[_Unit], by_width: bool) -> list[int]:
+    """Indices of the units that end a stage; nothing below stride 4 is one of its own."""
+    mapped = [index for index, unit in enumerate(units) if unit.stride is not None]
+    cuts = []
+    for here, after in zip(mapped, [*mapped[1:], None][: len(mapped)], strict=True):
+        unit = units[here]
+        assert unit.stride is not None
+        if after is None:
+            cuts.append(here)
+            continue
+        following = units[after]
+        steps = following.stride != unit.stride
+        widens = by_width and not (unit.leaf or following.leaf) and _width(following.shape) != _width(unit.shape)
+        if unit.stride >= 4 and (steps or widens):
+            cuts.append(here)
+    return [cut for cut in cuts if (units[cut].stride or 0) >= 4]
