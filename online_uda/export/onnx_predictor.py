@@ -74,6 +74,8 @@ class _OneSize:
         return _Loaded(session, binding, values)
 
     def publish(self, weights: Mapping[str, Tensor]) -> None:
+        if not self._now.weights:
+            return
         if self._next is not None:
             into = self._next.weights
             with self._next.busy:

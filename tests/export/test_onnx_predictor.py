@@ -134,6 +134,15 @@ def test_frames_of_another_size_get_a_graph_of_their_own(by_input: tuple[Segment
     torch.testing.assert_close(answer.logits, expected(network, frames), rtol=0, atol=1e-4)
 
 
+def test_a_network_that_never_learns() -> None:
+    network, frames = convolutional(), torch.rand(1, 3, *SIZE)
+    predictor = OnnxPredictor(network, Wishes(), SIZE, 1)
+    predictor.publish(network)
+    answer, moments = predictor.predict(frames)
+    torch.testing.assert_close(answer.logits, expected(network, frames), rtol=0, atol=1e-4)
+    assert not moments
+
+
 def test_convolutions_that_learn_come_with_a_new_session() -> None:
     torch.manual_seed(0)
     encoder = MiTConfig((8, 8, 8, 8), (1, 1, 1, 1), (1, 1, 1, 1))
