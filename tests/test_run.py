@@ -249,3 +249,19 @@ def test_late_label_fault_ends_the_run_with_what_was_played(kit: Kit, capsys: py
     bad.write_bytes(good)
     assert main(["--resume", str(kit.root / "run")]) == 0
     assert summary_of(kit.root / "run") == summary_of(kit.run(out="whole"))
+
+
+def test_what_guards_do_is_reported_everywhere(kit: Kit, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = kit.run("guards.every=1", "guards.collapse=11", frames=2)
+    rows = frames_of(folder)
+    assert rows[0]["guard"][0]["action"] == "skip"
+    assert rows[0]["guard"][0]["cause"] == "collapse"
+    assert rows[1]["guard"] == []  # the same spell
+    assert not any(row["updated"] for row in rows)
+    summary = summary_of(folder)
+    assert summary["rollbacks"] == 0
+    assert summary["guards"]["actions"] == {"skip": 1}
+    assert summary["guards"]["events"][0]["frame"] == 0
+    printed = capsys.readouterr()
+    assert "frame 0: guard: skip (collapse):" in printed.err
+    assert "skip 1 (collapse 1)" in printed.out

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from online_uda.adaptation.guards.canary import Canary
 from online_uda.adaptation.recipe import Recipe
 from online_uda.adaptation.replay.buffer import ReplayBuffer
 from online_uda.adaptation.replay.sampling import ReplaySampler
@@ -23,6 +24,7 @@ from online_uda.networks.segmenter import Segmenter, to_full_size
 from streams.frame import IGNORE_ID, ClassSet, LabelledSet
 
 Progress = Callable[[int, int], None]
+CANARY_CHOICE = 64
 LIGHT_HEAD_STEPS = 150
 LIGHT_HEAD_RATE = 2e-3
 
@@ -68,10 +70,36 @@ def build_method(
             size=size, temperature=settings.replay.temperature, progress=progress,
         )  # fmt: skip
         replay = SourceReplay(buffer, settings.replay, seed + 1)
+    canary = _build_canary(settings, name, source, replay, size, seed + 3, device)
     trigger = _build_trigger(settings, network, replay, seed, device, bf16)
     return Recipe(
-        settings, name=name, source=model, classes=classes, replay=replay, trigger=trigger, seed=seed + 2, bf16=bf16
-    )
+        settings, name=name, source=model, classes=classes, replay=replay, trigger=trigger, seed=seed + 2, bf16=bf16,
+        canary=canary,
+    )  # fmt: skip
+
+
+def _build_canary(
+    settings: MethodSettings,
+    name: str,
+    source: LabelledSet | None,
+    replay: SourceReplay | None,
+    size: tuple[int, int] | None,
+    seed: int,
+    device: torch.device,
+) -> Canary | None:
+    """The guards' labelled images: from the replay buffer, or from a small one of their own."""
+    slot = settings.guards
+    if slot is None or slot.canary == 0:
+        return None
+    if replay is not None:
+        return Canary(replay.buffer, slot.canary, seed, device)
+    if source is None:
+        raise UserError(
+            f"method {name}: the guards' canary needs labelled source images; give them with --source DIR, or set "
+            f"guards.canary=0"
+        )
+    buffer = ReplayBuffer.fill(source, torch.Generator().manual_seed(seed), capacity=CANARY_CHOICE, size=size)
+    return Canary(buffer, slot.canary, seed, device)
 
 
 def _build_trigger(

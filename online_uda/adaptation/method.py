@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from online_uda.adaptation.guards.event import GuardEvent
 from online_uda.networks.segmenter import Segmentation
 
 
@@ -43,6 +44,10 @@ class Method(Protocol):
 
     def observe(self, frames: Tensor, prediction: Segmentation) -> StepReport:
         """Learns from a frame that `predict` has answered; the frame's score is already taken."""
+        ...
+
+    def take_events(self) -> list[GuardEvent]:
+        """What the method's guards did since the last call; empty without guards."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

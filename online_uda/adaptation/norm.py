@@ -79,9 +79,13 @@ class NormStatistics:
         return self.settings.statistics == "stream" and self.has_layers
 
     @contextmanager
-    def predicting(self) -> Iterator[None]:
-        """Around the forward pass of a prediction: records input statistics, or switches to those of the frame."""
-        if self.settings.statistics == "source" or not self._layers:
+    def predicting(self, *, record: bool = True) -> Iterator[None]:
+        """Around the forward pass of a prediction: records input statistics, or switches to those of the frame.
+
+        Args:
+            record: False for images that the stream did not bring: they are answered alike and leave no trace.
+        """
+        if self.settings.statistics == "source" or not self._layers or (self.moves and not record):
             yield
             return
         if self.settings.statistics == "batch":

@@ -6,12 +6,17 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from online_uda.adaptation.anchor import Anchor
+from online_uda.adaptation.guards.canary import Canary
+from online_uda.adaptation.guards.event import GuardEvent
+from online_uda.adaptation.guards.guard import Guard
+from online_uda.adaptation.guards.last_good import LastGood
 from online_uda.adaptation.method import StepReport
 from online_uda.adaptation.norm import NormStatistics, named_batch_norms
 from online_uda.adaptation.pieces import FULL, Effort, Pieces, finish
@@ -42,6 +47,7 @@ class Recipe:
         trigger: Decides when to learn.
         seed: Of mixing and augmentation.
         bf16: Run networks under bfloat16 autocast.
+        canary: Labelled source images for the guards; None where the settings ask for none.
 
     Raises:
         UserError: If the scope fits nothing in the network.
@@ -58,6 +64,7 @@ class Recipe:
         trigger: TriggerPolicy,
         seed: int,
         bf16: bool,
+        canary: Canary | None = None,
     ) -> None:
         self.name, self.settings = name, settings
         self._source, self._replay, self._trigger = source, replay, trigger
@@ -85,6 +92,16 @@ class Recipe:
             mode=self._mode, autocast=self._autocast, generator=self._generator,
         )  # fmt: skip
         self._predictor: Predictor = TorchPredictor(self.deployed, self._predicting)
+        self._guard = self._build_guard(canary)
+
+    def _build_guard(self, canary: Canary | None) -> Guard | None:
+        if self.settings.guards is None:
+            return None
+        averaged = [] if self.teacher is None else [self.teacher.module]
+        return Guard(
+            self.settings.guards, LastGood(self._source, [self.student, *averaged]), canary,
+            deployed=self._answer, source=self._answer_of_source, on_rollback=self._rolled_back,
+        )  # fmt: skip
 
     def _build_teacher(self) -> EMATeacher | None:
         slot = self.settings.teacher
@@ -128,6 +145,25 @@ class Recipe:
         """Lets the predictor use the deployed weights as they are now; where it holds none of its own, they are."""
         self._predictor.publish(self.deployed)
 
+    def _answer(self, images: Tensor) -> Segmentation:
+        """As `predict`, of images that are not the stream's."""
+        with torch.no_grad(), self._norm.predicting(record=False), self._autocast():
+            return self.deployed(images)
+
+    def _answer_of_source(self, images: Tensor) -> Segmentation:
+        with torch.no_grad(), self._autocast():
+            return self._source(images)
+
+    def _rolled_back(self) -> None:
+        """Other weights stand in the networks: the optimiser forgets the steps that led astray."""
+        if self._optimizer is not None:
+            self._optimizer.state.clear()
+        self.publish()
+
+    def take_events(self) -> list[GuardEvent]:
+        """What the guards did since the last call."""
+        return [] if self._guard is None else self._guard.take_events()
+
     def observe(self, frames: Tensor, prediction: Segmentation) -> StepReport:
         """Learns from a frame that `predict` has answered, in one go.
 
@@ -151,10 +187,14 @@ class Recipe:
         Returns:
             Whether to `learn` from the frame or to `rest` on it.
         """
+        if self._guard is not None and self._guard.refuses(frames, prediction):
+            return Decision(False)
         with self._autocast():
             decision = self._trigger.decide(frames, prediction)
         if self._replay is not None:
             self._replay.observe(frames, changed=decision.detected)
+        if self._guard is not None and self._guard.resting:
+            return replace(decision, learn=False, relax=False)
         return decision
 
     def rest(self, decision: Decision) -> bool:
@@ -182,8 +222,7 @@ class Recipe:
         if self._optimizer is None:
             self._anchor.pull(self.settings.anchor.pull)
         elif effort is not None:
-            if decision.learning_rate is not None:
-                set_learning_rate(self._optimizer, decision.learning_rate)
+            self._set_rate(self._optimizer, decision.learning_rate)
             for _ in range(self.settings.steps):
                 scope, losses = yield from self._step(self._optimizer, frames, decision.mix_ratio, effort)
                 if scope is None:
@@ -191,10 +230,19 @@ class Recipe:
                 learned = scope
                 rate = self._rate(self._optimizer)
         updated = learned is not None or absorbed
+        if self._guard is not None and updated:
+            yield from self._guard.review(frames, changed=decision.detected)
         if updated and not isinstance(self._predictor, TorchPredictor):
             yield "publish"
             self.publish()
         return StepReport(updated, decision.detected, decision.signal, learned, rate, losses)
+
+    def _set_rate(self, optimizer: torch.optim.Optimizer, wanted: float | None) -> None:
+        """The trigger's rate or the settings' own, as far as the guards allow it."""
+        if self._guard is not None:
+            wanted = self._guard.rate * (self.settings.optimizer.learning_rate if wanted is None else wanted)
+        if wanted is not None:
+            set_learning_rate(optimizer, wanted)
 
     @staticmethod
     def _rate(optimizer: torch.optim.Optimizer) -> float:
@@ -243,6 +291,7 @@ class Recipe:
             "replay": None if self._replay is None else self._replay.state_dict(),
             "trigger": self._trigger.state_dict(),
             "generator": self._generator.get_state(),
+            "guard": None if self._guard is None else self._guard.state_dict(),
         }
         return copy.deepcopy(state)
 
@@ -263,6 +312,7 @@ class Recipe:
             (self._scope.selector, state["selector"]),
             (self._replay, state["replay"]),
             (self._trigger, state["trigger"]),
+            (self._guard, state["guard"]),
         ):
             if part is not None:
                 # A copy, because an optimiser keeps the tensors it is given.

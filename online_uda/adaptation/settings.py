@@ -218,6 +218,26 @@ class HamletTrigger(SlotModel):
 Trigger = Annotated[AlwaysTrigger | DriftTrigger | HamletTrigger, Field(discriminator="kind")]
 
 
+class GuardSettings(SlotModel):
+    """Guards: bad frames are not learned from, bad weights do not predict (`online_uda.adaptation.guards`).
+
+    Every ``every``-th step is scored on ``canary`` labelled source images in the look of the stream (0: none). It fails
+    more than ``margin`` points of mIoU below the source network, or where its agreement with the source network is
+    lower on the stream than on the canary by more than ``disagreement``. A prediction with less than ``collapse``
+    classes in effect has collapsed. A failure multiplies the learning rate by ``rate_factor``; after ``patience``
+    failures the source network predicts for ``rest`` frames, twice as many the next time.
+    """
+
+    every: int = Field(default=16, ge=1)
+    canary: int = Field(default=3, ge=0, le=64)
+    margin: NotNegative = 2.0
+    disagreement: Share = 0.3
+    collapse: float = Field(default=1.2, ge=1.0)
+    rate_factor: float = Field(default=0.5, gt=0.0, lt=1.0)
+    patience: int = Field(default=3, ge=1)
+    rest: int = Field(default=100, ge=1)
+
+
 class MethodSettings(SlotModel):
     """A whole method.
 
@@ -240,16 +260,18 @@ class MethodSettings(SlotModel):
     objectives: ObjectiveSettings = ObjectiveSettings()
     deploy: Literal["student", "teacher"] = "student"
     trigger: Trigger = AlwaysTrigger()
+    guards: GuardSettings | None = None
 
     @property
     def needs_source(self) -> bool:
-        """Whether labelled source images are needed: for replay, or to calibrate the trigger."""
-        return self.replay is not None
+        """Whether labelled source images are needed: for replay, to calibrate the trigger, or for the canary."""
+        return self.replay is not None or (self.guards is not None and self.guards.canary > 0)
 
     @model_validator(mode="after")
     def _slots_fit(self) -> Self:
         faults = [
-            *self._faults_of_replay(), *self._faults_of_mixed(), *self._faults_of_deploy(), *self._faults_of_scope()
+            *self._faults_of_replay(), *self._faults_of_mixed(), *self._faults_of_deploy(), *self._faults_of_scope(),
+            *self._faults_of_guards(),
         ]  # fmt: skip
         if faults:
             raise KeyedErrors(faults)
@@ -297,3 +319,7 @@ class MethodSettings(SlotModel):
             yield KeyedError(text, "scope", "parameters")
         if not learns and self.scope.parameters != "none":
             yield KeyedError("no objective is given; set scope.parameters to none or add an objective", "scope")
+
+    def _faults_of_guards(self) -> Iterator[KeyedError]:
+        if self.guards is not None and self.scope.parameters == "none" and self.norm.statistics != "stream":
+            yield KeyedError("this method never moves a weight, so there is nothing to guard; drop it", "guards")

@@ -6,6 +6,7 @@ domain visit; boundaries, detections, updates and faults are noted beside them s
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ HARM_MARGIN = 1.0
 """Points below frozen from which a frame or a visit counts as harmed (specs/protocols.md section 6)."""
 
 MAX_FAULT_EXAMPLES = 20
+MAX_GUARD_EVENTS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,22 @@ class FaultLog:
     examples: list[tuple[int, str]] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class GuardLog:
+    """What the method's guards did: how often each action, for which cause, and the first few in full."""
+
+    actions: dict[str, int] = field(default_factory=dict)
+    causes: dict[str, int] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, index: int, event: dict[str, str]) -> None:
+        """Counts an event with the keys ``action``, ``cause`` and ``detail`` at frame ``index``."""
+        for counts, key in ((self.actions, event["action"]), (self.causes, event["cause"])):
+            counts[key] = counts.get(key, 0) + 1
+        if len(self.events) < MAX_GUARD_EVENTS:
+            self.events.append({"frame": index, **event})
+
+
 class PrequentialEvaluator:
     """Scores every prediction with the weights that were published before its frame.
 
@@ -114,6 +132,7 @@ class PrequentialEvaluator:
         self.boundaries: list[int] = []
         self.detections: list[int] = []
         self.faults = FaultLog()
+        self.guards = GuardLog()
         self.history = ScoreHistory(len(classes), history_bytes)
 
     @property
@@ -190,6 +209,10 @@ class PrequentialEvaluator:
         """Remember that the method announced a domain change at frame ``index``."""
         self.detections.append(int(index))
 
+    def note_guard(self, index: int, event: dict[str, str]) -> None:
+        """Remember what a guard did at frame ``index``: keys ``action``, ``cause`` and ``detail``."""
+        self.guards.add(int(index), event)
+
     def _enter(self, index: int, truth: Truth) -> VisitScore:
         current = self.visits[-1] if self.visits else None
         if current is None or truth.visit > current.visit:
@@ -225,6 +248,11 @@ class PrequentialEvaluator:
             "detections": list(self.detections),
             "fault_count": self.faults.count,
             "fault_examples": [list(example) for example in self.faults.examples],
+            "guards": {
+                "actions": dict(self.guards.actions),
+                "causes": dict(self.guards.causes),
+                "events": [dict(event) for event in self.guards.events],
+            },
             "history": self.history.state_dict(),
         }
 
@@ -248,6 +276,7 @@ class PrequentialEvaluator:
         self.boundaries = list(state["boundaries"])
         self.detections = list(state["detections"])
         self.faults = FaultLog(state["fault_count"], [(int(i), str(reason)) for i, reason in state["fault_examples"]])
+        self.guards = GuardLog(**copy.deepcopy(state["guards"]))
 
 
 _PLAIN_FIELDS = (

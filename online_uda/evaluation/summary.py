@@ -158,6 +158,12 @@ def build_summary(
         "updates": evaluator.updates,
         "faults": evaluator.faults.count,
         "fault_examples": [{"frame": index, "reason": reason} for index, reason in evaluator.faults.examples],
+        "rollbacks": sum(evaluator.guards.actions.get(action, 0) for action in ("rollback", "frozen")),
+        "guards": {
+            "actions": evaluator.guards.actions,
+            "causes": evaluator.guards.causes,
+            "events": evaluator.guards.events,
+        },
         "latency_ms": latency.summary(),
         "peak_memory_mb": peak_memory_mb(),
         "peak_cuda_memory_mb": peak_cuda_memory_mb(),

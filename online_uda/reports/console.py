@@ -55,12 +55,21 @@ class ConsoleSink:
         self._last = record
         self._frames += 1
         self._updates += record.updated
+        for event in record.guard:
+            self._line(f"frame {record.frame}: guard: {event['action']} ({event['cause']}): {event['detail']}")
         if self._bar is not None:
             self._bar.set_postfix_str(
                 f"{record.domain} adapted {score(record.visit_miou)} frozen {score(record.visit_miou_frozen)}",
                 refresh=False,
             )
             self._bar.update(1)
+
+    def _line(self, text: str) -> None:
+        """A line above the bar, or among the others where there is none."""
+        if self._bar is not None:
+            self._bar.write(text, file=self._progress)
+        else:
+            print(text, file=self._progress, flush=True)
 
     def _visit_line(self) -> None:
         last = self._last

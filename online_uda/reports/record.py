@@ -54,6 +54,7 @@ class FrameRecord:
         predict_ms: Camera image in to mask out.
         adapt_ms: The adaptation step; None if none ran.
         frame_ms: Everything the user waited for.
+        guard: What the method's guards did since the frame before: {action, cause, detail} each.
         images: Pictures for panels; never written as text.
     """
 
@@ -76,6 +77,7 @@ class FrameRecord:
     predict_ms: float | None = None
     adapt_ms: float | None = None
     frame_ms: float | None = None
+    guard: tuple[Mapping[str, str], ...] = ()
     images: FrameImages | None = None
 
     def as_json(self) -> dict[str, Any]:

@@ -109,6 +109,10 @@ def _facts(summary: dict[str, Any]) -> list[str]:
         facts.append(("memory", f"peak {summary['peak_memory_mb']:.0f} MiB"))
     if summary["faults"]:
         facts.append(("faults", f"{summary['faults']} frames could not be used and were never learned from"))
+    if summary["guards"]["actions"]:
+        kinds = ", ".join(f"{name} {count}" for name, count in summary["guards"]["actions"].items())
+        causes = ", ".join(f"{name} {count}" for name, count in summary["guards"]["causes"].items())
+        facts.append(("guards", f"{kinds} ({causes})"))
     for failure in summary.get("sink_failures", ()):
         facts.append(("report", f"{failure['sink']} failed at frame {failure['frame']}: {failure['error']}"))
     width = max(len(name) for name, _ in facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -141,7 +142,11 @@ class Runner:
     def _take(self, item: StreamItem) -> FrameRecord:
         due = (item.index + 1) % self.plan.run.snapshot_every == 0
         self._save_due = self._save_due or due
-        return self.pace.take(item, save_soon=self._save_due)
+        record = self.pace.take(item, save_soon=self._save_due)
+        events = tuple(asdict(event) for event in self.method.take_events())
+        for event in events:
+            self.evaluator.note_guard(item.index, event)
+        return replace(record, guard=events) if events else record
 
     def state(self) -> RunState:
         """Everything the run knows, between two frames."""

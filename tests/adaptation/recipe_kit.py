@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from online_uda.adaptation.guards.canary import Canary
 from online_uda.adaptation.method import StepReport
 from online_uda.adaptation.recipe import Recipe
 from online_uda.adaptation.replay.buffer import ReplayBuffer
@@ -125,9 +126,15 @@ def make_recipe(
     if trigger is None:
         assert isinstance(settings.trigger, AlwaysTrigger)
         trigger = EveryFrames(settings.trigger.every)
+    canary = None
+    if settings.guards is not None and settings.guards.canary:
+        images = SourceSet()
+        buffer = ReplayBuffer(images, range(len(images)))
+        canary = Canary(buffer, settings.guards.canary, seed, torch.device("cpu"))
     return Recipe(
-        settings, name="test", source=network, classes=CAMVID_11, replay=replay, trigger=trigger, seed=seed, bf16=False
-    )
+        settings, name="test", source=network, classes=CAMVID_11, replay=replay, trigger=trigger, seed=seed, bf16=False,
+        canary=canary,
+    )  # fmt: skip
 
 
 def play(recipe: Recipe, frames: Iterator[Tensor]) -> list[StepReport]:

@@ -264,3 +264,22 @@ def test_bf16_runs_and_differs_only_by_rounding() -> None:
         exact.observe(frame, first).losses["entropy"], rel=0.02
     )
     assert all(p.dtype == torch.float32 for p in coarse.student.parameters())
+
+
+def test_guards_of_a_method_without_replay_have_images_of_their_own() -> None:
+    settings = shipped("tent", "guards.every=1")
+    assert settings.needs_source
+    method = make(settings, loaded("layernorm"))
+    play(method, stream(1))
+    assert method.state_dict()["guard"]["canary"]["look"] is not None
+    with pytest.raises(UserError, match=r"canary needs labelled source images.*guards\.canary=0"):
+        make(settings, loaded("layernorm"), source=None)
+    without = shipped("tent", "guards.canary=0")
+    assert not without.needs_source
+    make(without, loaded("layernorm"), source=None)
+
+
+def test_guards_are_on_for_the_default_alone() -> None:
+    assert {name for name in SHIPPED if shipped(name).guards is not None} == {"default"}
+    with pytest.raises(ValueError, match="nothing to guard"):
+        shipped("frozen", "guards.every=2")

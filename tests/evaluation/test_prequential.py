@@ -125,6 +125,7 @@ def test_state_survives_a_weights_only_file_bit_for_bit(frames):
         if index < 13:
             first.update(index, truth, adapted, frozen)
     first.note_fault(13, Truth("rain", 1, None), "torn file")
+    first.note_guard(13, {"action": "rollback", "cause": "canary", "detail": "too low"})
     first.note_detection(11)
     saved = io.BytesIO()
     torch.save(first.state_dict(), saved)
@@ -159,3 +160,13 @@ def test_full_size_frames_need_little_extra_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12 * 2**20
+
+
+def test_guard_events_are_counted_and_the_first_kept(monkeypatch):
+    monkeypatch.setattr("online_uda.evaluation.prequential.MAX_GUARD_EVENTS", 2)
+    evaluator = PrequentialEvaluator(CLASSES)
+    for index, action in enumerate(("skip", "rollback", "rollback")):
+        evaluator.note_guard(index, {"action": action, "cause": "canary", "detail": "x"})
+    assert evaluator.guards.actions == {"skip": 1, "rollback": 2}
+    assert evaluator.guards.causes == {"canary": 3}
+    assert [event["frame"] for event in evaluator.guards.events] == [0, 1]

@@ -1,0 +1,26 @@
+"""What a guard did and why, as one line of a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Action = Literal["skip", "rollback", "frozen", "resume"]
+Cause = Literal["blank", "non-finite", "collapse", "disagreement", "canary", "rest over"]
+
+
+@dataclass(frozen=True, slots=True)
+class GuardEvent:
+    """One deed of a guard.
+
+    Attributes:
+        action: ``skip``: a frame, or the first of a spell of them, is kept from the method. ``rollback``: a candidate
+            was thrown away, the last good weights predict. ``frozen``: the source weights predict and nothing is
+            learned for a while. ``resume``: learning starts again.
+        cause: Which check asked for it.
+        detail: The figures, for people.
+    """
+
+    action: Action
+    cause: Cause
+    detail: str
