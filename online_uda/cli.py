@@ -26,7 +26,8 @@ examples:
   python run_stream.py --resume runs/cs2rain-default-20261121-080509
 
 exit status: 0 done, 2 something to correct (one line each on stderr), 130 stopped with Ctrl-C: the frame in hand is
-finished, table and summary.json stand, and --resume continues; a second Ctrl-C stops at once.
+finished, table and summary.json stand, and --resume continues; a second Ctrl-C stops at once. SIGTERM ends a run as the
+first Ctrl-C does, with exit status 0.
 """
 
 _RUN_FLAGS = (
@@ -166,7 +167,7 @@ def _run(options: dict[str, Any], overrides: list[str], resumed: str | None, wor
     print(f"run folder: {folder}", file=sys.stderr)
     if summary["interrupted"]:
         print(f"stopped; --resume {folder} continues", file=sys.stderr)
-        return INTERRUPTED
+        return OK if runner.terminated else INTERRUPTED
     return OK
 
 

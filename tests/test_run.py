@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from online_uda.adaptation.guards.event import GuardEvent
 from online_uda.adaptation.method import StepReport
 from online_uda.cli import main
 from online_uda.config import RunConfig, RunPlan
@@ -59,6 +60,9 @@ class SpyMethod:
             self.network.head.classifier.bias.add_(torch.linspace(-1, 1, 11))
         learned = len(self.seen) % 2 == 0
         return StepReport(updated=learned, detected=len(self.seen) == 3, signal=0.5, scope="head", losses={"x": 1.0})
+
+    def take_events(self) -> list[GuardEvent]:
+        return []
 
     def state_dict(self) -> dict[str, Any]:
         return {"seen": len(self.seen)}
@@ -252,16 +256,16 @@ def test_late_label_fault_ends_the_run_with_what_was_played(kit: Kit, capsys: py
 
 
 def test_what_guards_do_is_reported_everywhere(kit: Kit, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = kit.run("guards.every=1", "guards.collapse=11", frames=2)
+    for number in (1, 2):
+        Image.new("RGB", (SIZE[1], SIZE[0])).save(kit.root / "day" / "images" / f"frame_{number}.png")
+    folder = kit.run("guards.every=1", frames=2)
     rows = frames_of(folder)
-    assert rows[0]["guard"][0]["action"] == "skip"
-    assert rows[0]["guard"][0]["cause"] == "collapse"
+    assert [(event["action"], event["cause"]) for event in rows[0]["guard"]] == [("skip", "blank")]
     assert rows[1]["guard"] == []  # the same spell
-    assert not any(row["updated"] for row in rows)
+    assert not any(row["updated"] for row in rows[:2])
     summary = summary_of(folder)
-    assert summary["rollbacks"] == 0
-    assert summary["guards"]["actions"] == {"skip": 1}
     assert summary["guards"]["events"][0]["frame"] == 0
+    assert summary["rollbacks"] == sum(summary["guards"]["actions"].get(name, 0) for name in ("rollback", "frozen"))
     printed = capsys.readouterr()
-    assert "frame 0: guard: skip (collapse):" in printed.err
-    assert "skip 1 (collapse 1)" in printed.out
+    assert "frame 0: guard: skip (blank):" in printed.err
+    assert "guards" in printed.out

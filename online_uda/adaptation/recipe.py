@@ -27,6 +27,7 @@ from online_uda.adaptation.settings import MethodSettings
 from online_uda.adaptation.step import StepGradients
 from online_uda.adaptation.student_mode import StudentMode
 from online_uda.adaptation.teacher import EMATeacher
+from online_uda.adaptation.thrift import Thrift, is_out_of_memory
 from online_uda.adaptation.trigger.base import Decision, TriggerPolicy
 from online_uda.adaptation.trigger.hamlet import set_learning_rate
 from online_uda.errors import UserError
@@ -93,6 +94,8 @@ class Recipe:
         )  # fmt: skip
         self._predictor: Predictor = TorchPredictor(self.deployed, self._predicting)
         self._guard = self._build_guard(canary)
+        self._thrift = Thrift(len(self.student.stages))
+        self._events: list[GuardEvent] = []
 
     def _build_guard(self, canary: Canary | None) -> Guard | None:
         if self.settings.guards is None:
@@ -162,7 +165,8 @@ class Recipe:
 
     def take_events(self) -> list[GuardEvent]:
         """What the guards did since the last call."""
-        return [] if self._guard is None else self._guard.take_events()
+        events, self._events = self._events, []
+        return events if self._guard is None else [*events, *self._guard.take_events()]
 
     def observe(self, frames: Tensor, prediction: Segmentation) -> StepReport:
         """Learns from a frame that `predict` has answered, in one go.
@@ -215,6 +219,24 @@ class Recipe:
             decision: What `watch` said to it.
             effort: How much of a step to take; None takes none and absorbs the frame's statistics alone.
         """
+        try:
+            return (yield from self._steps(frames, decision, effort))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # Out of the handler: what the exception holds on to, the graph of the step, is free by now.
+        self._give_memory_back()
+        return StepReport(False, decision.detected, decision.signal)
+
+    def _give_memory_back(self) -> None:
+        """After a step that did not fit: it is left out, and later ones are smaller."""
+        if self._optimizer is not None:
+            self._optimizer.zero_grad(set_to_none=True)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._events.append(GuardEvent("spare", "out of memory", f"a step was left out; {self._thrift.fall_short()}"))
+
+    def _steps(self, frames: Tensor, decision: Decision, effort: Effort | None) -> Pieces[StepReport]:
         yield "absorb"
         absorbed = self._norm.moves and self._norm.absorb()
         losses: dict[str, float] = {}
@@ -224,9 +246,11 @@ class Recipe:
         elif effort is not None:
             self._set_rate(self._optimizer, decision.learning_rate)
             for _ in range(self.settings.steps):
-                scope, losses = yield from self._step(self._optimizer, frames, decision.mix_ratio, effort)
+                fitting = self._thrift.limit(effort)
+                scope, losses = yield from self._step(self._optimizer, frames, decision.mix_ratio, fitting)
                 if scope is None:
                     break
+                self._thrift.succeed()
                 learned = scope
                 rate = self._rate(self._optimizer)
         updated = learned is not None or absorbed
@@ -291,6 +315,7 @@ class Recipe:
             "replay": None if self._replay is None else self._replay.state_dict(),
             "trigger": self._trigger.state_dict(),
             "generator": self._generator.get_state(),
+            "thrift": self._thrift.state_dict(),
             "guard": None if self._guard is None else self._guard.state_dict(),
         }
         return copy.deepcopy(state)
@@ -312,6 +337,7 @@ class Recipe:
             (self._scope.selector, state["selector"]),
             (self._replay, state["replay"]),
             (self._trigger, state["trigger"]),
+            (self._thrift, state["thrift"]),
             (self._guard, state["guard"]),
         ):
             if part is not None:

@@ -62,7 +62,7 @@ class ScopeChoice:
         """Lets the parameters of the coming step learn and no others; names them."""
         last = self._student.stage_count
         if self.selector is not None:
-            first = self.selector.select()
+            first = max(self.selector.select(), effort.first_stage)
             set_trainable(self._everything, suffix_parameters(self._student, first, self._settings.train_fuse))
             return f"modules {first}-{last}"
         if effort.first_stage != self._first_stage:

@@ -15,7 +15,8 @@ from online_uda.reports.record import FrameRecord
 class Sink(Protocol):
     """A context manager that takes a record a frame and the summary at the end.
 
-    Entering opens files and raises `UserError` if that is impossible. Leaving closes them, also after an exception.
+    A sink whose lines a resumed run must find may have a method ``sync()`` that puts them on the disk. Entering opens
+    files and raises `UserError` if that is impossible. Leaving closes them, also after an exception.
     """
 
     name: str
@@ -76,6 +77,14 @@ class SinkGroup:
                 sink.write(record)
             except Exception as error:
                 self._drop(sink, "write", error)
+
+    def sync(self) -> None:
+        """Put on the disk what a resumed run must find: a snapshot follows."""
+        for sink in list(self._open):
+            try:
+                getattr(sink, "sync", lambda: None)()
+            except Exception as error:
+                self._drop(sink, "sync", error)
 
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Offer the summary to every sink.

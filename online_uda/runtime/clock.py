@@ -50,7 +50,8 @@ class RealClock:
         start = time.perf_counter()
         yield lap
         self._wait()
-        lap.latency_ms = 1000.0 * (time.perf_counter() - start)
+        # Not below 0: a virtual machine that is moved may see its clock step back.
+        lap.latency_ms = 1000.0 * max(0.0, time.perf_counter() - start)
 
     def _wait(self) -> None:
         if self._device.type == "cuda":

@@ -1,4 +1,7 @@
-"""Ctrl-C: the first lets the frame in hand finish and the run end in order, the second ends it at once."""
+"""Ctrl-C and SIGTERM: the first lets the frame in hand finish and the run end in order; a second Ctrl-C ends it.
+
+A supervisor that sends SIGTERM wants an orderly end and no more: it is no error, and repeating it changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +11,44 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+_WATCHED = (signal.SIGINT, signal.SIGTERM)
+
 
 class GracefulStop:
-    """While entered, notes the first SIGINT in ``requested`` and raises `KeyboardInterrupt` at the second.
+    """While entered, notes the first SIGINT or SIGTERM and raises `KeyboardInterrupt` at a further SIGINT.
 
-    Only the main thread may handle signals; in any other, and outside the block, SIGINT does what it did before.
+    Only the main thread may handle signals; in any other, and outside the block, they do what they did before.
+
+    Attributes:
+        requested: Whether to stop after the frame in hand.
+        terminated: Whether SIGTERM asked for it first.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._before: Any = None
-        self._installed = False
+        self.terminated = False
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> GracefulStop:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._note)
-            self._installed = True
+            self._before = {number: signal.signal(number, self._note) for number in _WATCHED}
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
+        again = self.requested
         self.requested = True
+        if number == signal.SIGTERM:
+            if not again:
+                self.terminated = True
+                print("\nterminated; stopping after this frame", file=sys.stderr, flush=True)
+            return
+        if again:
+            raise KeyboardInterrupt
         print("\nstopping after this frame; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._installed:
-            signal.signal(signal.SIGINT, self._before if self._before is not None else signal.SIG_DFL)
-            self._installed = False
+        for number, before in self._before.items():
+            signal.signal(number, before if before is not None else signal.SIG_DFL)
+        self._before = {}

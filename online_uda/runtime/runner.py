@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
@@ -68,6 +69,8 @@ class Runner:
         self._resumed = False
         self._saved_at: int | None = None
         self._save_due = False
+        self.snapshot_failures = 0
+        self.terminated = False
         self._wall_s_before = 0.0
         self._started_s = clock.now_s()
 
@@ -116,9 +119,13 @@ class Runner:
                 fault = self._play(sinks, stop)
             finally:
                 self.pace.close()
-            self._save()
+            self._save(sinks)
+            self.terminated = stop.terminated
             summary = sinks.finish(self.summary())
-            self.folder.write_summary(summary)
+            try:
+                self.folder.write_summary(summary)
+            except OSError as error:
+                raise UserError(f"{self.folder.summary} cannot be written: {error.strerror}") from error
         if fault is not None:
             raise fault
         return summary
@@ -136,7 +143,7 @@ class Runner:
             sinks.write(self._take(item))
             self.next_frame = item.index + 1
             if self._save_due and self.pace.settled:
-                self._save()
+                self._save(sinks)
         return None
 
     def _take(self, item: StreamItem) -> FrameRecord:
@@ -175,6 +182,7 @@ class Runner:
                 "threads": run.threads,
                 "precision": run.precision,
                 "backend": run.backend,
+                "snapshot_failures": self.snapshot_failures,
                 "wall_s": self._wall_s(),
                 "frames_per_s": self.evaluator.frames / max(self._wall_s(), 1e-9),
                 **self.pace.figures(),
@@ -182,13 +190,25 @@ class Runner:
         )
 
     def _wall_s(self) -> float:
-        return self._wall_s_before + self.clock.now_s() - self._started_s
+        # A clock that jumps back must not take away time that was spent before.
+        return self._wall_s_before + max(0.0, self.clock.now_s() - self._started_s)
 
-    def _save(self) -> None:
-        if self._saved_at != self.next_frame:
-            write_snapshot(self.folder.snapshots, self.state())
-            self._saved_at = self.next_frame
+    def _save(self, sinks: SinkGroup) -> None:
+        """Reports first, then the snapshot: what a snapshot counts as played has its line on the disk.
+
+        A disk that is full does not end a run: the snapshots before stay, and the next one is tried in its turn.
+        """
         self._save_due = False
+        if self._saved_at == self.next_frame:
+            return
+        sinks.sync()
+        try:
+            write_snapshot(self.folder.snapshots, self.state())
+        except OSError as error:
+            self.snapshot_failures += 1
+            print(f"warning: no snapshot at frame {self.next_frame}: {error}; the run goes on", file=sys.stderr)
+            return
+        self._saved_at = self.next_frame
 
     def _sinks(self) -> list[Sink]:
         resumed_at = self.next_frame if self._resumed else None

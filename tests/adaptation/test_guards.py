@@ -172,12 +172,11 @@ def test_a_collapsed_prediction_is_blamed_on_the_weights_if_the_source_sees_more
     assert recipe.predict(frames[2]).labels().unique().numel() > 1
 
 
-def test_a_collapsed_prediction_is_blamed_on_the_frame_if_the_source_sees_no_more() -> None:
-    recipe, frames = guarded(TENT, guards={"collapse": 11.0}), list(stream(1))
-    before = copy_of(recipe.student)
-    assert not play(recipe, iter(frames))[0].updated
-    assert actions(recipe) == [("skip", "collapse")]
-    assert not changed(before, copy_of(recipe.student))
+def test_a_prediction_in_which_the_source_sees_no_more_is_learned_from() -> None:
+    """A far domain may look like one class to both: learning is what helps there."""
+    recipe = guarded(TENT, guards={"collapse": 11.0})
+    assert play(recipe, stream(1))[0].updated
+    assert not actions(recipe)
 
 
 def test_after_patience_the_source_predicts_for_a_while() -> None:

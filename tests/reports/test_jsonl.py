@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from online_uda.reports.jsonl import JsonlSink, kept_bytes
+from online_uda.reports.jsonl import JsonlSink, kept_bytes, parts_of
 
 
 def lines_of(path):
@@ -76,3 +77,45 @@ def test_writing_to_a_closed_file_is_an_error(tmp_path, record):
         pass
     with pytest.raises(ValueError, match=r"frames\.jsonl is not open"):
         sink.write(record(0))
+
+
+def short(frame):
+    """A record whose line has the same length for all frames of two digits."""
+    return SimpleNamespace(frame=frame, as_json=lambda: {"frame": frame})
+
+
+FOUR_LINES = 4 * len('{"frame": 10}\n')
+
+
+def frames_in(path):
+    return [row["frame"] for row in lines_of(path)]
+
+
+def test_a_full_file_is_closed_and_the_oldest_removed(tmp_path):
+    path = tmp_path / "frames.jsonl"
+    write_frames(path, short, range(15, 30), part_bytes=FOUR_LINES, kept_parts=2)
+    assert [part.name for part in parts_of(path)] == ["frames.00000019.jsonl", "frames.00000023.jsonl"]
+    assert [frames_in(part) for part in parts_of(path)] == [[19, 20, 21, 22], [23, 24, 25, 26]]
+    assert frames_in(path) == [27, 28, 29]
+
+
+@pytest.mark.parametrize("resumed_at", [10, 13, 14, 15, 18, 21, 22])
+def test_a_resumed_run_cuts_back_over_closed_files(tmp_path, resumed_at):
+    whole, parts = tmp_path / "whole" / "frames.jsonl", tmp_path / "parts" / "frames.jsonl"
+    for path in (whole, parts):
+        path.parent.mkdir()
+    write_frames(whole, short, range(10, 24), part_bytes=FOUR_LINES)
+    write_frames(parts, short, range(10, 22), part_bytes=FOUR_LINES)
+    write_frames(parts, short, range(resumed_at, 24), resume_frame=resumed_at, part_bytes=FOUR_LINES)
+    for one, other in zip((*parts_of(whole), whole), (*parts_of(parts), parts), strict=True):
+        assert one.name == other.name
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_sync_puts_lines_on_the_disk(tmp_path, record, monkeypatch):
+    synced = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    with JsonlSink(tmp_path / "frames.jsonl") as sink:
+        sink.write(record(0))
+        sink.sync()
+    assert len(synced) == 1

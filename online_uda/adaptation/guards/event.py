@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Action = Literal["skip", "rollback", "frozen", "resume"]
-Cause = Literal["blank", "non-finite", "collapse", "disagreement", "canary", "rest over"]
+Action = Literal["skip", "rollback", "frozen", "resume", "spare"]
+Cause = Literal["blank", "non-finite", "collapse", "disagreement", "canary", "rest over", "out of memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,8 @@ class GuardEvent:
     Attributes:
         action: ``skip``: a frame, or the first of a spell of them, is kept from the method. ``rollback``: a candidate
             was thrown away, the last good weights predict. ``frozen``: the source weights predict and nothing is
-            learned for a while. ``resume``: learning starts again.
+            learned for a while. ``resume``: learning starts again. ``spare``: a step was left out, later ones are
+            smaller.
         cause: Which check asked for it.
         detail: The figures, for people.
     """
