@@ -28,13 +28,14 @@ def markdown(report: Result) -> str:
     """Tables: targets first, then everything."""
     machine = report["environment"]
     commit = machine["git"]["commit"][:7] if machine["git"] else "unknown"
+    command = " ".join(["python -m benchmarks.latency", *machine["command"][1:]])
+    runtime = machine["packages"].get("onnxruntime-gpu") or machine["packages"].get("onnxruntime")
     lines = [
         "# Latency",
         "",
-        f"Made by `{' '.join(machine['command'])}`. {machine['cpu']}, {machine['cores']} cores, torch "
-        f"{machine['torch']['version']}, ONNX Runtime "
-        f"{machine['packages'].get('onnxruntime-gpu') or machine['packages'].get('onnxruntime')}, commit {commit}. "
-        "Milliseconds of wall time, all candidates in turns in one process; CPU is the median of its CPU time.",
+        f"Made by `{command}`. {machine['cpu']}, {machine['cores']} cores, torch {machine['torch']['version']}, ONNX "
+        f"Runtime {runtime}, commit {commit}. Milliseconds of wall time, all candidates in turns in one process; CPU "
+        "is the median of its CPU time.",
     ]
     for result in report["results"]:
         lines += _case(result)

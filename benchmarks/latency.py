@@ -34,6 +34,7 @@ from online_uda.adaptation.settings import MethodSettings
 from online_uda.adaptation.trigger.base import EveryFrames
 from online_uda.adaptation.trigger.drift import calibrate_from_buffer, stage_statistics
 from online_uda.config import parse_size
+from online_uda.export.graph import weights_of
 from online_uda.export.onnx_predictor import OnnxPredictor
 from online_uda.networks.full_labels import upsampled_argmax
 from online_uda.networks.mit import MIT_VARIANTS
@@ -225,18 +226,17 @@ class Bench:
         """Weights of a scope into a running ONNX Runtime session, and what the scope costs its predictions."""
         recipe = self._recipe(scope)
         made: list[OnnxPredictor] = []
+        moving: list[Tensor] = []
 
         def factory(network: Segmenter, wishes: Wishes) -> Predictor:
             made.append(OnnxPredictor(network, wishes, self.size, self.threads))
+            moving.extend(value for name, value in weights_of(network).items() if name in wishes.moving)
             return made[0]
 
         recipe.use_predictor(factory)
-        names = set(dict(recipe.deployed.named_parameters()))
 
         def learn() -> None:
-            for name, parameter in recipe.deployed.named_parameters():
-                if name in names:
-                    parameter.data.mul_(1.0001)
+            torch._foreach_mul_(moving, 1.0001)
 
         def publish() -> None:
             made[0].publish(recipe.deployed)

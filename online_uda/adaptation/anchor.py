@@ -32,6 +32,11 @@ class Anchor:
         self._anchors = [anchors[name].detach().clone() for name, _ in learning]
         self._student, self._deployed, self._learning, self._norm = student, deployed, learning, norm
         self._fixed = student is source
+        self._settled = False
+
+    def wake(self) -> None:
+        """Something is about to be learned or loaded: the weights may leave the source."""
+        self._settled = False
 
     @torch.no_grad()
     def pull(self, share: float) -> bool:
@@ -45,11 +50,24 @@ class Anchor:
 
     @torch.no_grad()
     def relax(self, share: float) -> bool:
-        """`pull`, which takes deployed averaged weights along."""
-        moved = self.pull(share)
-        if moved and self._deployed is not self._student:
-            averaged = dict(self._deployed.named_parameters())
-            torch._foreach_lerp_([averaged[name].data for name, _ in self._learning], self._anchors, share)
+        """`pull`, which takes deployed averaged weights along; free once it changes nothing any more, until `wake`.
+
+        Returns:
+            Whether a weight or statistic has moved.
+        """
+        if share == 0.0 or self._fixed or self._settled:
+            return False
+        apart = self._deployed is not self._student
+        averaged = dict(self._deployed.named_parameters()) if apart else {}
+        means = [averaged[name].data for name, _ in self._learning] if apart else []
+        moving = [*(parameter.data for _, parameter in self._learning), *means, *self._norm.running()]
+        before = [tensor.clone() for tensor in moving]
+        self.pull(share)
+        if means:
+            torch._foreach_lerp_(means, self._anchors, share)
+        if apart:
             for mine, students in zip(self._deployed.buffers(), self._student.buffers(), strict=True):
                 mine.copy_(students)
-        return moved
+        # Steps that round to nothing stay nothing, so that leaving them out changes no bit.
+        self._settled = all(torch.equal(now, then) for now, then in zip(moving, before, strict=True))
+        return not self._settled

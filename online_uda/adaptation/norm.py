@@ -149,6 +149,10 @@ class NormStatistics:
         for buffer, old in zip((b for layer in self._layers for b in layer.buffers()), saved, strict=True):
             buffer.data.copy_(old)  # unseen by autograd: a graph of these layers may wait for its backward pass
 
+    def running(self) -> list[Tensor]:
+        """The running statistics themselves: mean and variance a layer."""
+        return [statistic for layer in self._layers for statistic in _running(layer)]
+
     @torch.no_grad()
     def pull(self, share: float) -> None:
         """Moves the running statistics a linear step of ``share`` towards the source's."""

@@ -238,6 +238,7 @@ class Recipe:
 
     def _steps(self, frames: Tensor, decision: Decision, effort: Effort | None) -> Pieces[StepReport]:
         yield "absorb"
+        self._anchor.wake()
         absorbed = self._norm.moves and self._norm.absorb()
         losses: dict[str, float] = {}
         learned = rate = None
@@ -344,4 +345,5 @@ class Recipe:
                 # A copy, because an optimiser keeps the tensors it is given.
                 part.load_state_dict(copy.deepcopy(saved))
         self._generator.set_state(state["generator"].cpu())
+        self._anchor.wake()
         self.publish()
