@@ -161,6 +161,7 @@ class Recipe:
         """Other weights stand in the networks: the optimiser forgets the steps that led astray."""
         if self._optimizer is not None:
             self._optimizer.state.clear()
+        self._anchor.wake()
         self.publish()
 
     def take_events(self) -> list[GuardEvent]:
