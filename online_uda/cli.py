@@ -71,6 +71,8 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--network", metavar="NAME|DIR", help="source network (default: segformer_b0_town)")
     flags.add_argument("--init", metavar="HOW", help="weights of an untrained network: random, or pretrained by timm")
     flags.add_argument("--init-head", metavar="HOW", help="random: the head of the network is meant to be untrained")
+    flags.add_argument("--scope", metavar="WHAT", help="what learns: norm, bias, head, all, adapters, or PATTERNS")
+    flags.add_argument("--freeze", metavar="PATTERNS", help="what never learns, such as stages.0,head.classifier")
     flags.add_argument("--source", metavar="DIR", help="labelled source images for replay (default: the town's)")
     flags.add_argument("--frames", metavar="N", help="at most N frames of each visit")
     flags.add_argument("--size", metavar="HxW", help="bring frames to this size, such as 256x512")
@@ -104,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _print_list(arguments.list)
             return OK
         options = {key: value for key in _RUN_FLAGS if (value := getattr(arguments, key)) is not None}
-        return _run(options, overrides, arguments.resume, words)
+        scope = _scope_overrides(arguments.scope, arguments.freeze)
+        return _run(options, [*scope, *overrides], arguments.resume, words, show_scope=bool(scope))
     except USER_ERRORS as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -118,6 +121,21 @@ def _unknown_option(word: str, flags: argparse.ArgumentParser) -> str:
     known = [option for action in flags._actions for option in action.option_strings]
     near = difflib.get_close_matches(word.partition("=")[0], known, n=1)
     return f"unknown option {word!r}" + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def _scope_overrides(scope: str | None, freeze: str | None) -> list[str]:
+    """``--scope`` and ``--freeze`` as keys of the method."""
+    overrides = []
+    if scope is not None:
+        role = scope in ("none", "norm", "bias", "head", "all", "suffix", "adapters")
+        overrides += [f"scope.parameters={scope if role else 'names'}"]
+        overrides += [] if role else [f"scope.names={_patterns(scope)}"]
+    return overrides if freeze is None else [*overrides, f"scope.freeze={_patterns(freeze)}"]
+
+
+def _patterns(text: str) -> str:
+    parts = [part.strip().replace("'", "''") for part in text.split(",") if part.strip()]
+    return "[" + ", ".join(f"'{part}'" for part in parts) + "]"
 
 
 def _print_list(what: str) -> None:
@@ -140,7 +158,9 @@ def _print_list(what: str) -> None:
         print(f"{name:<{width}}  {description}")
 
 
-def _run(options: dict[str, Any], overrides: list[str], resumed: str | None, words: list[str]) -> int:
+def _run(
+    options: dict[str, Any], overrides: list[str], resumed: str | None, words: list[str], *, show_scope: bool
+) -> int:
     from online_uda.errors import UserError
     from online_uda.inputs import open_inputs
     from online_uda.reports.run_folder import RunFolder, default_folder
@@ -162,6 +182,8 @@ def _run(options: dict[str, Any], overrides: list[str], resumed: str | None, wor
         warnings.showwarning = _show_warning
         warnings.filterwarnings("ignore", "Detected pickle protocol")  # torch, of a file that is refused anyway
         runner = start(inputs, folder, resumed=resumed is not None, argv=["python", "run_stream.py", *words])
+        if show_scope:
+            _print_scope(runner.method, inputs)
         print(f"run folder: {folder}", file=sys.stderr, flush=True)
         summary = runner.run()
     print(f"run folder: {folder}", file=sys.stderr)
@@ -169,6 +191,13 @@ def _run(options: dict[str, Any], overrides: list[str], resumed: str | None, wor
         print(f"stopped; --resume {folder} continues", file=sys.stderr)
         return OK if runner.terminated else INTERRUPTED
     return OK
+
+
+def _print_scope(method: Any, inputs: Any) -> None:
+    from online_uda.adaptation.scope_table import scope_table
+
+    optimizer = method.settings.optimizer.name
+    print(scope_table(method.student, method.learning, optimizer=optimizer, size=inputs.size), file=sys.stderr)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

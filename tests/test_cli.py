@@ -15,6 +15,7 @@ import yaml
 
 from online_uda.cli import main
 from online_uda.networks.catalogue import DEFAULT_NETWORK, NETWORK_DESCRIPTIONS, NETWORK_FORMS
+from online_uda.networks.checkpoints import load_folder
 from online_uda.networks.zoo import NETWORKS
 from tests.run_kit import Kit, assert_same, frames_of, method_state, summary_of, write_kit
 
@@ -285,3 +286,22 @@ def test_a_module_of_ones_own_is_adapted(kit: Kit, capsys: pytest.CaptureFixture
     if method == "hamlet":
         assert main([*words, *own, "scope.first_module=4", "--out", str(kit.root / "deep")]) == 2
         assert "this network has 3 modules; give 1 to 3" in capsys.readouterr().err
+
+
+def test_scope_and_freeze_choose_what_learns_and_print_a_table(kit: Kit, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main([*kit.arguments(out="part", frames=2), "--scope", "stages.3,head.norm.*", "--freeze", "stages.3.norm"])
+        == 0
+    )
+    assert "measured once at 64x48" in capsys.readouterr().err
+    plan = config_of(kit.root / "part")["method"]["scope"]
+    assert plan["parameters"] == "names"
+    assert plan["names"] == ["stages.3", "head.norm.*"]
+    start, end = load_folder(kit.network).network.state_dict(), method_state(kit.root / "part")["student"]
+    moved = {name for name in end if not torch.equal(start[name], end[name])}
+    assert any(name.startswith("stages.3.blocks.") for name in moved)
+    assert all(name.startswith(("stages.3.", "head.norm.")) and not name.startswith("stages.3.norm.") for name in moved)
+    kit.run("--scope", "adapters", "adapters.rank=2", frames=2, out="lora")
+    assert any(".adapter." in name for name in method_state(kit.root / "lora")["student"])
+    assert main([*kit.arguments(out="wrong", frames=2), "--scope", "stagse.3"]) == 2
+    assert "fits no parameter" in capsys.readouterr().err

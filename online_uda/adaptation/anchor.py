@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from online_uda.adaptation.norm import NormStatistics
+from online_uda.networks.adapters import MARK
 from online_uda.networks.segmenter import Segmenter
 
 
@@ -29,7 +30,12 @@ class Anchor:
         norm: NormStatistics,
     ) -> None:
         anchors = dict(source.named_parameters())
-        self._anchors = [anchors[name].detach().clone() for name, _ in learning]
+        # What the source does not have (adapters) goes back to where it started, which changes no output.
+        self._anchors = [anchors.get(name, parameter).detach().clone() for name, parameter in learning]
+        served = dict.fromkeys(f"{name.partition(MARK)[0]}.weight" if MARK in name else name for name, _ in learning)
+        averaged = dict(deployed.named_parameters())
+        self._averaged = [] if deployed is student else [averaged[name] for name in served]
+        self._averaged_anchors = [anchors[name].detach().clone() for name in served] if self._averaged else []
         self._student, self._deployed, self._learning, self._norm = student, deployed, learning, norm
         self._fixed = student is source
         self._settled = False
@@ -58,13 +64,12 @@ class Anchor:
         if share == 0.0 or self._fixed or self._settled:
             return False
         apart = self._deployed is not self._student
-        averaged = dict(self._deployed.named_parameters()) if apart else {}
-        means = [averaged[name].data for name, _ in self._learning] if apart else []
+        means = [parameter.data for parameter in self._averaged]
         moving = [*(parameter.data for _, parameter in self._learning), *means, *self._norm.running()]
         before = [tensor.clone() for tensor in moving]
         self.pull(share)
         if means:
-            torch._foreach_lerp_(means, self._anchors, share)
+            torch._foreach_lerp_(means, self._averaged_anchors, share)
         if apart:
             for mine, students in zip(self._deployed.buffers(), self._student.buffers(), strict=True):
                 mine.copy_(students)

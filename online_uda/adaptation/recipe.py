@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from online_uda.adaptation.anchor import Anchor
+from online_uda.adaptation.deployed import adapter_config
 from online_uda.adaptation.guards.canary import Canary
 from online_uda.adaptation.guards.event import GuardEvent
 from online_uda.adaptation.guards.guard import Guard
@@ -21,7 +22,7 @@ from online_uda.adaptation.method import StepReport
 from online_uda.adaptation.norm import NormStatistics, named_batch_norms
 from online_uda.adaptation.pieces import FULL, Effort, Pieces, finish
 from online_uda.adaptation.replay.source import SourceReplay
-from online_uda.adaptation.scope import build_optimizer, scope_parameters
+from online_uda.adaptation.scope import build_optimizer, freeze_statistics, scope_parameters
 from online_uda.adaptation.scope_choice import ScopeChoice
 from online_uda.adaptation.settings import MethodSettings
 from online_uda.adaptation.step import StepGradients
@@ -31,6 +32,7 @@ from online_uda.adaptation.thrift import Thrift, is_out_of_memory
 from online_uda.adaptation.trigger.base import Decision, TriggerPolicy
 from online_uda.adaptation.trigger.hamlet import set_learning_rate
 from online_uda.errors import UserError
+from online_uda.networks.adapters import FoldedView, insert_adapters
 from online_uda.networks.predictor import Predictor, PredictorFactory, TorchPredictor, Wishes
 from online_uda.networks.segmenter import Segmentation, Segmenter
 from streams.frame import ClassSet
@@ -51,7 +53,7 @@ class Recipe:
         canary: Labelled source images for the guards; None where the settings ask for none.
 
     Raises:
-        UserError: If the scope fits nothing in the network.
+        UserError: If the scope or the adapters fit nothing in the network.
     """
 
     def __init__(
@@ -73,7 +75,12 @@ class Recipe:
         self.student: Segmenter = source if fixed else copy.deepcopy(source)
         self._bf16 = bf16
         self._device = next(source.parameters()).device
+        self._adapters = None if settings.adapters is None else adapter_config(settings.adapters)
+        if self._adapters is not None:
+            insert_adapters(self.student, self._adapters, seed)
         self._learning = scope_parameters(self.student, settings.scope)
+        if not fixed:
+            freeze_statistics(self.student, settings.scope)
         if settings.scope.parameters != "none" and not self._learning:
             raise UserError(f"method {name}: scope.parameters {settings.scope.parameters} fits nothing in this network")
         heads = frozenset(parameter_name for parameter_name, _ in self.student.head_parameters())
@@ -81,9 +88,11 @@ class Recipe:
         self._scope = ScopeChoice(name, self.student, settings.scope, self._learning, fixed=fixed)
         self._generator = torch.Generator().manual_seed(seed)
         self.teacher = self._build_teacher()
+        if self.teacher is not None:
+            freeze_statistics(self.teacher.module, settings.scope)
         self.deployed: Segmenter = self.student
         if settings.deploy == "teacher" and self.teacher is not None:
-            self.teacher.update(self.student)
+            self.teacher.update(self._taught())
             self.deployed = cast(Segmenter, self.teacher.module)
         self._norm = NormStatistics(self.student, settings.norm, watched=self.deployed)
         self._anchor = Anchor(source, self.student, self.deployed, self._learning, self._norm)
@@ -110,7 +119,17 @@ class Recipe:
         slot = self.settings.teacher
         if slot is None:
             return None
-        return EMATeacher(self.student, cap=slot.cap, half_life_frames=slot.half_life_frames, buffers=slot.buffers)
+        plain = self.student if self._adapters is None else self._source
+        return EMATeacher(plain, cap=slot.cap, half_life_frames=slot.half_life_frames, buffers=slot.buffers)
+
+    def _taught(self) -> nn.Module:
+        """What the teacher follows: the student, its adapters folded in, for the teacher never grows any."""
+        return self.student if self._adapters is None else cast(nn.Module, FoldedView(self.student, self._adapters))
+
+    @property
+    def learning(self) -> list[tuple[str, nn.Parameter]]:
+        """Every parameter that may ever learn, with its name."""
+        return self._learning
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
@@ -282,7 +301,7 @@ class Recipe:
         yield "begin"
         scope = self._scope.begin(effort)
         if self.teacher is not None:
-            self.teacher.update(self.student)
+            self.teacher.update(self._taught())
         optimizer.zero_grad(set_to_none=True)
         self._mode.begin(self._generator)
         losses = yield from self._gradients.pieces(frames, mix_ratio, effort)

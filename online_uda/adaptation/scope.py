@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 
 from online_uda.adaptation.settings import OptimizerSettings, ScopeSettings
 from online_uda.errors import UserError
+from online_uda.networks.adapters import MARK
 from online_uda.networks.segmenter import Segmenter
 
 NORM_TYPES = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)
@@ -30,20 +33,68 @@ def scope_parameters(network: Segmenter, settings: ScopeSettings) -> list[tuple[
     Args:
         network: The student.
         settings: The scope slot. ``suffix`` gives the modules from ``first_module`` (fixed) or from 1 (hamt) on.
+
+    Raises:
+        UserError: A pattern fits no parameter, or there are fewer modules than ``first_module``.
     """
-    if settings.parameters == "none":
+    chosen = _of_role(network, settings)
+    if settings.freeze:
+        frozen = set(_matching(network, settings.freeze, "scope.freeze"))
+        chosen = [(name, parameter) for name, parameter in chosen if name not in frozen]
+    return chosen
+
+
+def _of_role(network: Segmenter, settings: ScopeSettings) -> list[tuple[str, nn.Parameter]]:
+    role = settings.parameters
+    if role == "none":
         return []
-    if settings.parameters == "norm":
+    if role == "norm":
         return list(norm_parameters(network))
-    if settings.parameters == "head":
+    if role == "head":
         return list(network.head_parameters())
-    if settings.parameters == "all":
-        return list(network.learnable_parameters())
+    everything = list(network.learnable_parameters())
+    if role == "all":
+        return everything
+    if role == "bias":
+        return [(name, parameter) for name, parameter in everything if name.rpartition(".")[2] == "bias"]
+    if role == "adapters":
+        return [(name, parameter) for name, parameter in everything if MARK in name]
+    if role == "names":
+        wanted = set(_matching(network, settings.names, "scope.names"))
+        return [(name, parameter) for name, parameter in everything if name in wanted]
     first = settings.first_module if settings.select == "fixed" else 1
     if first > network.stage_count:
         count = network.stage_count
         raise UserError(f"scope.first_module {first}: this network has {count} modules; give 1 to {count}")
     return suffix_parameters(network, first, settings.train_fuse)
+
+
+def freeze_statistics(network: nn.Module, settings: ScopeSettings) -> None:
+    """BatchNorm layers below a frozen pattern keep their statistics too, in whatever mode the student learns."""
+    for name, module in network.named_modules():
+        inside = (fnmatchcase(f"{name}.weight", pattern) or f"{name}.".startswith(f"{pattern}.")
+                  for pattern in settings.freeze)  # fmt: skip
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and any(inside):
+            module.keeps_source_statistics = True  # type: ignore[assignment]
+
+
+def _matching(network: Segmenter, patterns: Sequence[str], key: str) -> list[str]:
+    """Names that fit any pattern; ``stages.3`` stands for all below it.
+
+    Raises:
+        UserError: A pattern fits nothing.
+    """
+    names = [name for name, _ in network.learnable_parameters()]
+    found: list[str] = []
+    for pattern in patterns:
+        fitting = [name for name in names if fnmatchcase(name, pattern) or name.startswith(pattern + ".")]
+        if not fitting:
+            near = difflib.get_close_matches(pattern, {name[: len(pattern)] for name in names} | set(names), n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            heads = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
+            raise UserError(f"{key}: {pattern!r} fits no parameter; {hint}names start with {heads[:120]}")
+        found += fitting
+    return found
 
 
 def suffix_parameters(network: Segmenter, first: int, train_fuse: bool) -> list[tuple[str, nn.Parameter]]:

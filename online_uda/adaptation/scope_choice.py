@@ -63,7 +63,9 @@ class ScopeChoice:
         last = self._student.stage_count
         if self.selector is not None:
             first = max(self.selector.select(), effort.first_stage)
-            set_trainable(self._everything, suffix_parameters(self._student, first, self._settings.train_fuse))
+            may_learn = {name for name, _ in self._learning}
+            suffix = suffix_parameters(self._student, first, self._settings.train_fuse)
+            set_trainable(self._everything, [pair for pair in suffix if pair[0] in may_learn])
             return f"modules {first}-{last}"
         if effort.first_stage != self._first_stage:
             self._first_stage = effort.first_stage

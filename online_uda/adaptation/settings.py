@@ -15,6 +15,7 @@ Cells = Annotated[int, Field(ge=1, le=32)]
 PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
 BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Pattern = Annotated[str, Field(min_length=1)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 
 
@@ -39,16 +40,46 @@ class ScopeSettings(SlotModel):
     """Which parameters learn.
 
     ``suffix`` are HAMLET's modules n..4 (specs/hamlet.md 2.4): ``select`` says how n is chosen, ``train_fuse`` whether
-    the head's fuse and classifier learn too (they never do in the released system).
+    the head's fuse and classifier learn too (they never do in the released system). ``names`` are patterns of parameter
+    names (``stages.3.*``); ``freeze`` are patterns that never learn, whatever the rest says.
     """
 
-    parameters: Literal["none", "norm", "head", "all", "suffix"] = "norm"
+    parameters: Literal["none", "norm", "bias", "head", "all", "suffix", "adapters", "names"] = "norm"
+    names: tuple[Pattern, ...] = ()
+    freeze: tuple[Pattern, ...] = ()
     select: Literal["hamt", "fixed"] = "hamt"
     first_module: int = Field(default=1, ge=1, le=4)
     speeds_hz: tuple[Positive, Positive, Positive, Positive] = (4.21, 4.83, 5.11, 5.73)
     temperature: Positive = 1.75
     rate: PositiveShare = 0.1
     train_fuse: bool = False
+
+
+class AdapterSettings(SlotModel):
+    """Small modules that learn beside the layers of the student: see `online_uda.networks.adapters`.
+
+    ``lora`` of rank ``rank``; ``two_rank`` with a second part of ``high_rank``; ``conv``, a 1x1 convolution beside
+    larger ones; ``adaptformer``, a bottleneck of ``rank`` beside (``parallel``) or behind (``sequential``) MLPs.
+    ``targets`` are patterns of module names; empty takes the usual ones.
+    """
+
+    kind: Literal["lora", "two_rank", "conv", "adaptformer"] = "lora"
+    rank: int = Field(default=4, ge=1, le=1024)
+    high_rank: int = Field(default=32, ge=1, le=1024)
+    scale: Positive = 1.0
+    high_scale: Positive = 1.0
+    placement: Literal["parallel", "sequential"] = "parallel"
+    targets: tuple[Pattern, ...] = ()
+
+    @model_validator(mode="after")
+    def _keys_of_the_kind(self) -> Self:
+        of_kind = {"high_rank": "two_rank", "high_scale": "two_rank", "placement": "adaptformer"}
+        for key, kind in of_kind.items():
+            if kind != self.kind and getattr(self, key) != type(self).model_fields[key].default:
+                raise KeyedError(f"belongs to kind {kind}, not to {self.kind}; drop it", key)
+        if self.kind == "conv" and self.rank != type(self).model_fields["rank"].default:
+            raise KeyedError("belongs to the other kinds; a 1x1 convolution has no rank", "rank")
+        return self
 
 
 class OptimizerSettings(SlotModel):
@@ -249,6 +280,7 @@ class MethodSettings(SlotModel):
     description: str = Field(min_length=1)
     norm: NormSettings = NormSettings()
     scope: ScopeSettings = ScopeSettings()
+    adapters: AdapterSettings | None = None
     student_mode: Literal["eval", "train"] = "eval"
     optimizer: OptimizerSettings = OptimizerSettings()
     anchor: AnchorSettings = AnchorSettings()
@@ -319,6 +351,21 @@ class MethodSettings(SlotModel):
             yield KeyedError(text, "scope", "parameters")
         if not learns and self.scope.parameters != "none":
             yield KeyedError("no objective is given; set scope.parameters to none or add an objective", "scope")
+        yield from self._faults_of_adapters()
+        if (self.scope.parameters == "names") != bool(self.scope.names):
+            yield KeyedError("goes with scope.parameters names, and that with patterns here", "scope", "names")
+
+    def _faults_of_adapters(self) -> Iterator[KeyedError]:
+        if self.adapters is None:
+            if self.scope.parameters == "adapters":
+                yield KeyedError("needs the slot adapters, such as adapters.kind=lora", "scope", "parameters")
+            return
+        if self.scope.parameters in ("none", "norm", "bias", "head"):
+            text = f"scope.parameters {self.scope.parameters} would never train them; set it to adapters"
+            yield KeyedError(text, "adapters")
+        if self.adapters.kind == "adaptformer" and self.teacher is not None:
+            text = "adaptformer cannot be folded into a teacher's weights; take lora, conv or two_rank"
+            yield KeyedError(text, "adapters", "kind")
 
     def _faults_of_guards(self) -> Iterator[KeyedError]:
         if self.guards is not None and self.scope.parameters == "none" and self.norm.statistics != "stream":

@@ -117,13 +117,6 @@ class ModuleSegmenter(Segmenter):
                 return len(self.found.stages)
             parent = parent.rpartition(".")[0]
 
-    def train(self, mode: bool = True) -> ModuleSegmenter:
-        """Sets the mode; BatchNorm layers with one value a channel keep their statistics."""
-        super().train(mode)
-        for name in self.found.single_value_norms:
-            self.inner.get_submodule(name).train(False)
-        return self
-
     def encode(self, x: Tensor, stages: int | None = None) -> tuple[Tensor, ...]:
         """Stage maps of a normalised frame, the first ``stages`` of them (all by default)."""
         if self.bank is not None:

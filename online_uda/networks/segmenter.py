@@ -99,6 +99,14 @@ class Segmenter(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
+    def train(self, mode: bool = True) -> Segmenter:
+        """Sets the mode; BatchNorm layers that are marked ``keeps_source_statistics`` stay in eval mode."""
+        super().train(mode)
+        for module in self.modules():
+            if getattr(module, "keeps_source_statistics", False):
+                module.training = False
+        return self
+
     def normalise(self, frames: Tensor) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
         """Pads by edge replication and normalises ``frames`` (B, 3, H, W) float32 RGB in [0, 1]."""
         size = (int(frames.shape[-2]), int(frames.shape[-1]))
