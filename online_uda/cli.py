@@ -36,6 +36,7 @@ _RUN_FLAGS = (
     "network",
     "init",
     "init_head",
+    "classes",
     "source",
     "frames",
     "size",
@@ -71,6 +72,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--network", metavar="NAME|DIR", help="source network (default: segformer_b0_town)")
     flags.add_argument("--init", metavar="HOW", help="weights of an untrained network: random, or pretrained by timm")
     flags.add_argument("--init-head", metavar="HOW", help="random: the head of the network is meant to be untrained")
+    flags.add_argument(
+        "--classes", metavar="SET|FILE", help="what the network was trained on, if not the stream's classes"
+    )
     flags.add_argument("--scope", metavar="WHAT", help="what learns: norm, bias, head, all, adapters, or PATTERNS")
     flags.add_argument("--freeze", metavar="PATTERNS", help="what never learns, such as stages.0,head.classifier")
     flags.add_argument("--source", metavar="DIR", help="labelled source images for replay (default: the town's)")

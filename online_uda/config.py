@@ -45,6 +45,7 @@ class RunConfig(ConfigModel):
         network: Registered name, encoder with head, or folder; None takes the network trained on the built-in town.
         init: Where the weights of an untrained network come from: ``random``, or ``pretrained`` for its encoder.
         init_head: ``random`` where an untrained head is meant.
+        classes: Class set that the network was trained on, where it is not the stream's: a name or a YAML file.
         source: Folder of labelled source images for replay; None takes the built-in town where its classes fit.
         frames: Upper bound on the frames of each visit.
         size: Height and width that frames are brought to; None keeps the schedule's or their own.
@@ -64,6 +65,7 @@ class RunConfig(ConfigModel):
     network: str | None = Field(None, min_length=1)
     init: Literal["random", "pretrained"] | None = None
     init_head: Literal["random"] | None = None
+    classes: str | None = Field(None, min_length=1)
     source: str | None = Field(None, min_length=1)
     frames: int | None = Field(None, ge=1)
     size: Annotated[tuple[Side, Side] | None, BeforeValidator(parse_size)] = None

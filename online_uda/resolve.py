@@ -29,7 +29,7 @@ from online_uda.config import (
 from online_uda.errors import USER_ERRORS, UserError
 from online_uda.networks.catalogue import DEFAULT_NETWORK
 from online_uda.networks.spec import described_networks, form_of
-from streams.classes import CITYSCAPES_19
+from streams.classes import CITYSCAPES_19, CLASS_SETS, find_classes
 from streams.schedule import SCHEDULES, Schedule, find_schedule
 from streams.sources.labelled import TOWN
 from streams.yaml_config import ConfigError, Located, build, from_mapping, load_yaml, unknown_name
@@ -235,6 +235,10 @@ def _absolute(run: RunConfig, schedule: Schedule | None, faults: Faults) -> RunC
         changes["network"] = _absolute_path(network) if is_file else network
     if run.source is not None and run.source != TOWN:
         changes["source"] = _absolute_path(run.source)
+    if run.classes is not None and run.classes not in CLASS_SETS:
+        changes["classes"] = _absolute_path(run.classes)
+        with faults.collecting():
+            find_classes(changes["classes"] if Path(run.classes).suffix else run.classes)
     for key, named in (("schedule", find_schedule), ("method", find_method)):
         with suppress(*USER_ERRORS):  # reported where it was looked up
             path = named(getattr(run, key))

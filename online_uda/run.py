@@ -92,7 +92,7 @@ def start(
     device = choose_device(plan.run.device)
     threads = use_threads(plan.run.threads)
     seed_everything(plan.run.seed)
-    options = NetworkOptions(plan.run.init, plan.run.init_head)
+    options = NetworkOptions(plan.run.init, plan.run.init_head, plan.run.classes)
     loaded = load_network(plan.run.network or "", plan.schedule.class_set, options)
     if console:
         print(f"network: {loaded.description}", file=sys.stderr)

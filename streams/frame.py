@@ -115,6 +115,7 @@ class ClassSet:
         sky: Id of the sky class, or None.
         ground: Ids of classes that lie on the ground plane (road, sidewalk, terrain).
         void: Ids in label files that mean "ignore" beside 255.
+        raw: Train id (255 = ignore) of each id in label files, where these are not train ids themselves.
     """
 
     name: str
@@ -124,6 +125,7 @@ class ClassSet:
     sky: int | None = None
     ground: tuple[int, ...] = ()
     void: tuple[int, ...] = ()
+    raw: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from streams.classes import CITYSCAPES_19, CLASS_SETS
+from streams.classes import CITYSCAPES_19, CLASS_SETS, find_classes
 from streams.errors import StreamError
 from streams.frame import ClassSet
 from streams.sources.folder import scan_folder
@@ -108,7 +108,7 @@ class Schedule(ConfigModel):
     Attributes:
         name: For reports; the file's name where the file gives none.
         description: One line for ``--list schedules``.
-        classes: Name of the class set of labels and scores, a key of `streams.classes.CLASS_SETS`.
+        classes: Class set of labels and scores: a key of `streams.classes.CLASS_SETS`, or a YAML file.
         size: Height and width of frames; None: folders keep their own, the town takes 256 x 512.
         fps: Frames per second; the clock of weather and traffic.
         frames: Length of visits that give none; a folder with fewer is taken whole.
@@ -128,14 +128,17 @@ class Schedule(ConfigModel):
     @property
     def class_set(self) -> ClassSet:
         """Names and ids of `classes`."""
-        return CLASS_SETS[self.classes]
+        return find_classes(self.classes)
 
     @field_validator("classes")
     @classmethod
-    def _check_classes(cls, name: str) -> str:
-        if name not in CLASS_SETS:
-            raise ValueError(unknown_name("class set", name, CLASS_SETS))
-        return name
+    def _check_classes(cls, name: str, info: ValidationInfo) -> str:
+        base = Path((info.context or {}).get("base", "."))
+        try:
+            find_classes(name, base)
+        except StreamError as error:
+            raise ValueError(str(error)) from None
+        return name if name in CLASS_SETS else str((base / Path(name).expanduser()).absolute())
 
     @model_validator(mode="after")
     def _check_visits(self) -> Schedule:

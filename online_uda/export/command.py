@@ -128,7 +128,9 @@ def _find_run(folder: Path) -> _Found:
     if state is None:
         raise UserError(f"{folder}: holds no snapshot yet; nothing was adapted that could be exported")
     loaded = load_network(
-        plan.run.network or "", plan.schedule.class_set, NetworkOptions(plan.run.init, plan.run.init_head)
+        plan.run.network or "",
+        plan.schedule.class_set,
+        NetworkOptions(plan.run.init, plan.run.init_head, plan.run.classes),
     )
     weights = deployed_weights(plan.method, state.method)
     strange = loaded.network.load_state_dict(weights, strict=False) if weights else None

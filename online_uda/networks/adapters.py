@@ -321,8 +321,16 @@ class FoldedView:
                 if MARK not in name}  # fmt: skip
 
 
-def save_adapters(path: Path, network: nn.Module, config: AdapterConfig) -> None:
+def save_adapters(
+    path: Path, network: nn.Module, config: AdapterConfig, statistics: Mapping[str, Tensor] | None = None
+) -> None:
     """Writes the adapters alone, with what is needed to insert them again.
+
+    Args:
+        path: File to write.
+        network: With adapters.
+        config: What they were inserted with.
+        statistics: BatchNorm buffers that moved with them, by name.
 
     Raises:
         UserError: There are none.
@@ -330,6 +338,7 @@ def save_adapters(path: Path, network: nn.Module, config: AdapterConfig) -> None
     tensors = {name: parameter.detach().contiguous().cpu() for name, parameter in adapter_parameters(network)}
     if not tensors:
         raise UserError(f"{path}: the network has no adapters to save")
+    tensors |= {name: buffer.detach().contiguous().cpu() for name, buffer in (statistics or {}).items()}
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, metadata={"format": FORMAT, "adapters": json.dumps(asdict(config))})
     partial.chmod(0o644)
@@ -352,11 +361,12 @@ def load_adapters(path: Path, network: Segmenter) -> AdapterConfig:
     except (OSError, SafetensorError, KeyError, ValidationError) as error:
         raise UserError(f"{path}: not a readable file of adapters ({str(error).splitlines()[0][:120]})") from None
     insert_adapters(network, config, seed=0)
-    lines = difference(dict(adapter_parameters(network)), tensors)
+    buffers = {name: buffer for name, buffer in network.named_buffers() if name in tensors}
+    lines = difference({**dict(adapter_parameters(network)), **buffers}, tensors)
     if lines:
         remove_adapters(network)
         raise UserError(f"{path}: adapters of another network; {'; '.join(lines)}")
     with torch.no_grad():
-        for name, parameter in adapter_parameters(network):
+        for name, parameter in [*adapter_parameters(network), *buffers.items()]:
             parameter.copy_(tensors[name])
     return config

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from online_uda.errors import UserError
 from online_uda.networks.architecture import AnyConfig, ModuleConfig, NetworkConfig, build_network
 from online_uda.networks.dialects import Translation, translate
-from online_uda.networks.hf_segformer import config_from_hf, from_hf
+from online_uda.networks.hf_segformer import config_from_hf, config_to_hf, from_hf, to_hf
 from online_uda.networks.segmenter import SegformerConfig, Segmenter
 from online_uda.networks.weights_file import WEIGHTS_FILE, load_strict, read_weights, read_weights_file
 
@@ -202,21 +202,48 @@ def save_folder(
         provenance: Command, seed, scores: anything JSON can hold.
         dtype: Storage type of floating-point tensors.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
-        for name, tensor in network.state_dict().items()
-    }
-    partial = folder / (WEIGHTS_FILE + ".partial")
-    save_file(weights, partial, metadata={"format": "pt"})
-    partial.chmod(0o644)  # the writer makes it readable for its owner only, which a package must not be
-    os.replace(partial, folder / WEIGHTS_FILE)
+    _write_weights(folder, network.state_dict(), dtype)
     content = {
         "format": FORMAT,
         "class_names": list(class_names),
         next(key for key, kind in _CONFIGS.items() if isinstance(config, kind)): asdict(config),
         "provenance": dict(provenance),
     }
-    partial = folder / "config.json.partial"
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "config.json")
+    _write_text(folder / "config.json", json.dumps(content, indent=2) + "\n")
+
+
+def save_hf_folder(
+    folder: Path, network: Segmenter, config: AnyConfig, class_names: tuple[str, ...], dtype: torch.dtype
+) -> None:
+    """Writes a folder that transformers' `SegformerForSemanticSegmentation.from_pretrained` reads.
+
+    Raises:
+        UserError: The network is no SegFormer.
+    """
+    if not isinstance(config, SegformerConfig):
+        raise UserError(f"{folder}: only a SegFormer has a Hugging Face format; save it with --format own")
+    if len(set(class_names)) < len(class_names):
+        raise UserError(f"{folder}: two classes have the same name, which Hugging Face's config.json cannot hold")
+    _write_weights(folder, to_hf(network.state_dict()), dtype)
+    _write_text(folder / "config.json", json.dumps(config_to_hf(config, class_names), indent=2) + "\n")
+    look = {"image_processor_type": "SegformerImageProcessor", "do_rescale": True, "do_normalize": True,
+            "do_resize": False, "image_mean": list(config.mean), "image_std": list(config.std)}  # fmt: skip
+    _write_text(folder / "preprocessor_config.json", json.dumps(look, indent=2) + "\n")
+
+
+def _write_weights(folder: Path, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
+        for name, tensor in state.items()
+    }
+    partial = folder / (WEIGHTS_FILE + ".partial")
+    save_file(weights, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)  # the writer makes it readable for its owner only, which a package must not be
+    os.replace(partial, folder / WEIGHTS_FILE)
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

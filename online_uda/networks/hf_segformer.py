@@ -6,7 +6,7 @@ The names in the `model.safetensors` FILE are the contract; the library renames 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -106,3 +106,61 @@ def config_from_hf(config: Mapping[str, Any], source: str) -> tuple[SegformerCon
         float(config.get("drop_path_rate", 0.1)),
     )  # fmt: skip
     return replace(SegformerConfig(encoder, classes), head_width=head_width), ordered
+
+
+def _inverted(pattern: str, target: str) -> tuple[re.Pattern[str], str]:
+    """The rule that undoes ``pattern -> target``; groups stand in the same order on both sides."""
+    groups = iter(re.findall(r"\([^)]*\)", pattern))
+    own = re.sub(r"\\\d", lambda _: next(groups), target.replace(".", r"\."))
+    numbers = iter(range(1, 10))
+    hugging_face = re.sub(r"\([^)]*\)", lambda _: rf"\{next(numbers)}", pattern).replace(r"\.", ".")
+    return re.compile(own + r"\Z"), hugging_face
+
+
+_INVERTED = tuple(_inverted(pattern, target) for pattern, target in _RULES)
+
+
+def to_hf(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Renames our state dict to Hugging Face's; the light head has no place there and is left out.
+
+    Raises:
+        KeyError: A name that no rule knows: the network is no SegFormer.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if name.startswith("light_head."):
+            continue
+        rule = next(((pattern, target) for pattern, target in _INVERTED if pattern.match(name)), None)
+        if rule is None:
+            raise KeyError(name)
+        renamed[rule[0].sub(rule[1], name)] = tensor
+    return renamed
+
+
+def config_to_hf(config: SegformerConfig, class_names: Sequence[str]) -> dict[str, Any]:
+    """The config.json that transformers reads; `config_from_hf` gives ``config`` back, but for eps and statistics."""
+    encoder = config.encoder
+    names = list(class_names) or [f"class {index}" for index in range(config.classes)]
+    return {
+        "architectures": ["SegformerForSemanticSegmentation"],
+        "model_type": "segformer",
+        "num_channels": 3,
+        "num_encoder_blocks": 4,
+        "hidden_sizes": list(encoder.widths),
+        "depths": list(encoder.depths),
+        "num_attention_heads": list(encoder.heads),
+        "sr_ratios": list(encoder.reductions),
+        "mlp_ratios": [encoder.mlp_ratio] * 4,
+        "patch_sizes": [7, 3, 3, 3],
+        "strides": [4, 2, 2, 2],
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "classifier_dropout_prob": 0.1,
+        "drop_path_rate": encoder.drop_path,
+        "layer_norm_eps": 1e-6,
+        "decoder_hidden_size": config.head_width,
+        "semantic_loss_ignore_index": 255,
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+    }

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from online_uda.networks.class_merge import merged
 from online_uda.networks.discover import Discovery, discover, first_of, logits_of
 from online_uda.networks.heads import LightHead, init_weights
 from online_uda.networks.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmentation, Segmenter
@@ -89,6 +90,7 @@ class ModuleSegmenter(Segmenter):
         light.apply(init_weights)
         super().__init__([], nn.Identity(), light, mean, std, found.divisor)
         self.inner, self.what, self.found = inner, what, found
+        self.class_groups: tuple[tuple[int, ...], ...] | None = None
         self.bank = None if found.stages else FilterBank()
         for index, stage in enumerate(found.stages):
             tap = inner.get_submodule(stage.units[-1])
@@ -150,7 +152,10 @@ class ModuleSegmenter(Segmenter):
         output, features = self._run(x, None)
         if self.bank is not None:
             features = (self.bank(x),)
-        return Segmentation(logits_of(output, self.what), features, size, padded)
+        logits = logits_of(output, self.what)
+        if self.class_groups is not None:
+            logits = merged(logits, self.class_groups)
+        return Segmentation(logits, features, size, padded)
 
     def first_stage(self) -> nn.Module:
         """The whole: its first stage is a part of its own forward pass."""

@@ -93,6 +93,7 @@ class Segmenter(nn.Module):
     ) -> None:
         super().__init__()
         self.divisor = divisor
+        self.answers: int | None = None
         self.stages = nn.ModuleList(stages)
         self.head = head
         self.light_head = light_head
@@ -175,8 +176,8 @@ class Segmenter(nn.Module):
 
     @property
     def classes(self) -> int:
-        """Number of classes that it tells apart."""
-        return int(self.light_head.classifier.out_channels)
+        """Number of classes that it answers with."""
+        return self.answers or int(self.light_head.classifier.out_channels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,13 @@ from online_uda.errors import UserError
 from online_uda.networks.architecture import AnyConfig, ModuleConfig, build_network, config_of, title
 from online_uda.networks.catalogue import DEFAULT_NETWORK, NETWORK_DESCRIPTIONS
 from online_uda.networks.checkpoints import LoadedNetwork, load_folder, load_path, load_weights
+from online_uda.networks.class_merge import answer_in
 from online_uda.networks.foreign import module_of_function
 from online_uda.networks.mit import MIT_VARIANTS
 from online_uda.networks.module_segmenter import ModuleSegmenter
 from online_uda.networks.segmenter import IMAGENET_MEAN, IMAGENET_STD, segformer_config
 from online_uda.networks.spec import HUB, NetworkOptions, NetworkSpec, form_of, parse_architecture, read_description
+from streams.classes import class_groups, find_classes
 from streams.frame import ClassSet
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -118,21 +120,26 @@ def load_network(name: str | Path, classes: ClassSet, options: NetworkOptions | 
     """
     text, options = str(name), options or NetworkOptions()
     form = form_of(text)
+    trained = classes if options.classes is None else find_classes(options.classes)
     if options.init is not None and (text == DEFAULT_NETWORK or form == "path"):
         raise UserError(f"network {text}: has trained weights, and --init {options.init} would not be used; drop it")
     if form == "name":
-        return fit_classes(NETWORKS[text].factory(classes, options), classes)
+        return fit_classes(NETWORKS[text].factory(trained, options), classes, options.classes)
     if form == "architecture":
-        return _described(text, parse_architecture(text), Path(), classes, options)
+        return fit_classes(
+            _described(text, parse_architecture(text), Path(), trained, options), classes, options.classes
+        )
     if form == "description":
-        return _described(text, *read_description(text), classes, options)
+        return fit_classes(_described(text, *read_description(text), trained, options), classes, options.classes)
     if form == "torchvision":
-        return _untrained(text, ModuleConfig(text, len(classes)), classes, options)
+        made = _untrained(text, ModuleConfig(text, len(trained)), trained, options)
+        return fit_classes(made, classes, options.classes)
     if form == "function":
-        return fit_classes(_own_code(text, classes), classes)
+        return fit_classes(_own_code(text, trained), classes, options.classes)
     path = _downloaded(text) if form == "hub" else Path(name)
     if path.exists() or len(path.parts) > 1:
-        return fit_classes(load_path(path, init_head=options.init_head, classes=len(classes)), classes)
+        loaded = load_path(path, init_head=options.init_head, classes=len(trained))
+        return fit_classes(loaded, classes, options.classes)
     near = difflib.get_close_matches(text, NETWORKS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UserError(f"unknown network {text!r}: {hint}--list networks shows all; a folder works as well")
@@ -181,17 +188,23 @@ def _described(text: str, spec: NetworkSpec, file: Path, classes: ClassSet, opti
     return LoadedNetwork(network.eval(), classes.names, has_light, f"{title(config)} from {path}", config)
 
 
-def fit_classes(loaded: LoadedNetwork, classes: ClassSet) -> LoadedNetwork:
-    """Checks a network against a class set, and reorders its outputs where only the order of names differs.
+def fit_classes(loaded: LoadedNetwork, classes: ClassSet, own_set: str | None = None) -> LoadedNetwork:
+    """Checks a network against a class set, and makes it answer in it.
+
+    Where the same classes stand in another order, the classifiers are reordered. Where ``own_set`` names another label
+    space, the network's probabilities are added up by what its classes mean.
 
     Raises:
-        UserError: If the numbers of classes differ.
+        UserError: If the numbers of classes differ, or no class means the same.
     """
     outputs = loaded.network.classes
+    if own_set is not None:
+        return _translated(loaded, find_classes(own_set), classes)
     if outputs != len(classes):
         raise UserError(
             f"{loaded.description}: the stream is labelled with the {len(classes)} classes of {classes.name}; "
-            f"this network has {outputs}; give a network of these classes or set the schedule's 'classes'"
+            f"this network has {outputs}; name its own classes with --classes SET|FILE.yaml, give a network of these "
+            f"classes, or set the schedule's 'classes'"
         )
     own, wanted = _plain(loaded.class_names), _plain(classes.names)
     if not own or own == wanted:
@@ -208,6 +221,21 @@ def fit_classes(loaded: LoadedNetwork, classes: ClassSet) -> LoadedNetwork:
         for parameter in head.get_submodule("classifier").parameters():
             parameter.data = parameter.data[order]
     return replace(loaded, class_names=classes.names, description=loaded.description + ", classes reordered by name")
+
+
+def _translated(loaded: LoadedNetwork, own: ClassSet, classes: ClassSet) -> LoadedNetwork:
+    if loaded.network.classes != len(own):
+        raise UserError(
+            f"{loaded.description}: --classes {own.name} has {len(own)} classes, the network {loaded.network.classes}"
+        )
+    groups = class_groups(own, classes)
+    unknown = [name for name, group in zip(classes.names, groups, strict=True) if not group]
+    if len(unknown) > len(classes) - 2:
+        raise UserError(f"{loaded.description}: no two classes of {own.name} mean any of {classes.name}")
+    if unknown:
+        warnings.warn(f"{own.name} has no class for {', '.join(unknown)} of {classes.name}", stacklevel=4)
+    answer_in(loaded.network, groups)
+    return replace(loaded, class_names=classes.names, description=f"{loaded.description}, {own.name} as {classes.name}")
 
 
 def _plain(names: tuple[str, ...]) -> list[str]:

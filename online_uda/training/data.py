@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from online_uda.errors import UserError
-from streams.classes import CITYSCAPES_19, CLASS_SETS
+from streams.classes import CITYSCAPES_19, CLASS_SETS, find_classes
+from streams.errors import StreamError
 from streams.frame import ClassSet, LabelledImage, LabelledSet
 
 TOWN = "town"
@@ -48,9 +49,10 @@ def class_set(name: str | None) -> ClassSet:
     """
     if name is None:
         return CITYSCAPES_19
-    if name not in CLASS_SETS:
-        raise UserError(f"--classes {name}: unknown class set; known are {', '.join(sorted(CLASS_SETS))}")
-    return CLASS_SETS[name]
+    try:
+        return find_classes(name)
+    except StreamError as error:
+        raise UserError(f"--classes {name}: {error}; known are {', '.join(sorted(CLASS_SETS))}") from None
 
 
 def open_source(

@@ -79,7 +79,7 @@ def read_label(path: Path, classes: ClassSet) -> NDArray[np.uint8]:
             raise StreamError(_foreign(path, int(outside.flat[0]), classes))
         ids = ids.astype(np.uint8)
     table = np.full(256, _FOREIGN_ID, np.uint8)
-    table[: len(classes)] = np.arange(len(classes))
+    table[: len(classes.raw or classes)] = classes.raw or np.arange(len(classes))
     table[[*classes.void, IGNORE_ID]] = IGNORE_ID
     label = table[ids]
     if (foreign := label == _FOREIGN_ID).any():
@@ -128,9 +128,10 @@ def _grey_to_rgb(values: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
 
 def _foreign(path: Path, value: int, classes: ClassSet) -> str:
     void = ", ".join(map(str, (*classes.void, IGNORE_ID)))
+    last = len(classes.raw or classes) - 1
     return (
         f"{path}: label id {value} is not in class set {classes.name} "
-        f"(ids 0 to {len(classes) - 1}; ignored: {void}); set the schedule's 'classes' or convert the labels"
+        f"(ids 0 to {last}; ignored: {void}); set the schedule's 'classes' or convert the labels"
     )
 
 

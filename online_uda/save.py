@@ -1,0 +1,200 @@
+"""Networks out: ``python -m online_uda.save RUN|NETWORK --out DIR`` writes what was learned, with a model card."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from online_uda.networks.checkpoints import LoadedNetwork
+
+OK, USER_ERROR = 0, 2
+_EPILOG = """\
+formats:
+  own        config.json, model.safetensors (with the light head), README.md: --network DIR loads it
+  hf         the same for a SegFormer as transformers reads it
+  adapters   what adapters have learned in a run, alone: adapters.safetensors of kilobytes, and README.md
+
+examples:
+  python -m online_uda.save runs/cs2rain-default-20261121-080509 --out my_rain_network
+  python -m online_uda.save segformer_b0_town --format hf --out town_for_transformers
+"""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is to be saved: the network, where it comes from, and its scores."""
+
+    loaded: LoadedNetwork
+    origin: dict[str, Any]
+    scores: list[tuple[str, str, str]]
+    run: Any = None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status; a user's mistake is one line on stderr."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    flags = argparse.ArgumentParser(
+        prog="python -m online_uda.save", description="Saves a network, or what a run has learned.", epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    flags.add_argument("what", metavar="RUN|NETWORK", help="run folder, network folder, file of weights, or name")
+    flags.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; must be new or empty")
+    flags.add_argument("--format", choices=("own", "hf", "adapters"), default="own", help="(default: own)")
+    flags.add_argument("--half", action="store_true", help="store float16, half the size, rounded")
+    arguments = flags.parse_args(words)
+    from online_uda.errors import USER_ERRORS
+
+    try:
+        command = "python -m online_uda.save " + " ".join(words)
+        print(save(arguments.what, arguments.out, arguments.format, half=arguments.half, command=command))
+    except USER_ERRORS as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return USER_ERROR
+    return OK
+
+
+def save(what: str, out: Path, form: str = "own", *, half: bool = False, command: str = "") -> str:
+    """Writes a network folder, or a file of adapters, with a model card.
+
+    Args:
+        what: Run folder, network folder, file of weights, or registered name.
+        out: Folder to write.
+        form: ``own``, ``hf`` or ``adapters``.
+        half: Store floating-point tensors as float16.
+        command: For the card.
+
+    Returns:
+        One line for the user.
+
+    Raises:
+        UserError: Nothing to save, or it has no such format.
+    """
+    import torch
+
+    from online_uda.errors import UserError
+    from online_uda.networks.checkpoints import save_folder, save_hf_folder
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out}: exists already; give a new folder")
+    found = _of_run(Path(what), form) if (Path(what) / "config.yaml").is_file() else _of_network(what)
+    loaded, dtype = found.loaded, torch.float16 if half else torch.float32
+    origin = {**found.origin, "command": command, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d")}
+    if form == "adapters":
+        _save_adapters(found, out)
+    elif loaded.config is None:
+        raise UserError(f"{what}: is built by your own code; only its weights can be saved, by your own code too")
+    elif form == "hf":
+        save_hf_folder(out, loaded.network, loaded.config, loaded.class_names, dtype)
+    else:
+        save_folder(out, loaded.network, loaded.config, loaded.class_names, origin, dtype)
+    (out / "README.md").write_text(_card(found, origin, form, half), encoding="utf-8")
+    size = sum(file.stat().st_size for file in out.iterdir())
+    return f"{out}: {form} format, {size / 1e6:.1f} MB"
+
+
+def _of_network(what: str) -> _Found:
+    from online_uda.networks.zoo import load_network
+    from streams.classes import CITYSCAPES_19
+
+    path = Path(what)
+    if path.exists():
+        from online_uda.networks.checkpoints import load_path
+
+        loaded = load_path(path)
+    else:
+        loaded = load_network(what, CITYSCAPES_19)
+    return _Found(loaded, {"network": what}, [])
+
+
+def _of_run(folder: Path, form: str) -> _Found:
+    from online_uda.adaptation.deployed import deployed_weights
+    from online_uda.errors import UserError
+    from online_uda.networks.spec import NetworkOptions
+    from online_uda.networks.zoo import load_network
+    from online_uda.reports.run_folder import RunFolder
+    from online_uda.resolve import resume_plan
+    from online_uda.runtime.rng import seed_everything
+    from online_uda.runtime.snapshot import latest_state
+
+    run = RunFolder.reopen(folder)
+    plan = resume_plan(run.config, {})
+    state = latest_state(run.snapshots)
+    if state is None:
+        raise UserError(f"{folder}: has no snapshot yet, so nothing was learned; let it run for a while")
+    seed_everything(plan.run.seed)  # a network with random weights is drawn again as in the run
+    options = NetworkOptions(plan.run.init, plan.run.init_head, plan.run.classes)
+    loaded = load_network(plan.run.network or "", plan.schedule.class_set, options)
+    if form != "adapters":
+        loaded.network.load_state_dict(deployed_weights(plan.method, state.method), strict=False)
+    origin = {"run": str(folder), "network": plan.network_name, "method": plan.method_name,
+              "schedule": plan.schedule.name, "frames": state.next_frame, "seed": plan.run.seed}  # fmt: skip
+    return _Found(loaded, origin, _scores(folder / "summary.json"), (plan, state))
+
+
+def _scores(path: Path) -> list[tuple[str, str, str]]:
+    """Domain, adapted and frozen mIoU, of the run's summary where it is there."""
+    if not path.is_file():
+        return []
+    rows = []
+    for visit in json.loads(path.read_text(encoding="utf-8")).get("visits", []):
+        adapted, frozen = visit.get("miou"), visit.get("miou_frozen")
+        if adapted is not None and frozen is not None:
+            rows.append((str(visit.get("domain")), f"{adapted:.2f}", f"{frozen:.2f}"))
+    return rows
+
+
+def _save_adapters(found: _Found, out: Path) -> None:
+    import torch
+
+    from online_uda.adaptation.deployed import adapter_config
+    from online_uda.errors import UserError
+    from online_uda.networks.adapters import insert_adapters, save_adapters
+    from online_uda.networks.spec import NetworkOptions
+    from online_uda.networks.zoo import load_network
+    from online_uda.runtime.rng import seed_everything
+
+    if found.run is None or found.run[0].method.adapters is None:
+        what = found.origin.get("run", found.origin["network"])
+        raise UserError(f"{what}: holds no adapters; only a run with the slot adapters does")
+    plan, state = found.run
+    seed_everything(plan.run.seed)
+    options = NetworkOptions(plan.run.init, plan.run.init_head, plan.run.classes)
+    network = load_network(plan.run.network or "", plan.schedule.class_set, options).network
+    config = adapter_config(plan.method.adapters)
+    source = {name: buffer.clone() for name, buffer in network.named_buffers() if "running_" in name}
+    learned = state.method["student"]
+    moved = {name: learned[name] for name, buffer in source.items()
+             if name in learned and not torch.equal(learned[name].cpu(), buffer)}  # fmt: skip
+    insert_adapters(network, config, seed=0)
+    network.load_state_dict(learned, strict=False)
+    out.mkdir(parents=True, exist_ok=True)
+    save_adapters(out / "adapters.safetensors", network, config, moved)
+
+
+def _card(found: _Found, origin: dict[str, Any], form: str, half: bool) -> str:
+    from online_uda.networks.architecture import title
+
+    loaded = found.loaded
+    name = found.origin.get("network", "network") if loaded.config is None else title(loaded.config)
+    lines = [f"# {name}", "", f"Saved from {loaded.description}.", "", "| what | value |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in origin.items() if value != ""]
+    lines += [f"| format | {form}, {'float16' if half else 'float32'} |"]
+    if loaded.class_names:
+        lines += ["", "Classes in id order: " + ", ".join(loaded.class_names) + "."]
+    if found.scores:
+        lines += ["", "Scores of the run, each frame scored before it was learned from:", "",
+                  "| domain | adapted mIoU | frozen mIoU |", "|---|---|---|"]  # fmt: skip
+        lines += [f"| {domain} | {adapted} | {frozen} |" for domain, adapted, frozen in found.scores]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
