@@ -3,8 +3,8 @@
     python -m benchmarks.networks --out docs/benchmarks/networks
 
 One thread, one frame of 256 x 512, random weights (which cost what trained ones do), one process. Times are of the
-processor, not of the clock on the wall, so that other work on the machine does not count; the smallest of the runs after
-a warm-up. A step is forward and backward.
+processor, not of the clock on the wall, so that other work on the machine counts less; the smallest of the runs after a
+warm-up. A step is forward and backward.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from streams.classes import CITYSCAPES_19
 
 NAMES = (
     "segformer_b0", "segformer_b1", "segformer_b2", "mit_b0+daformer", "mit_b0+upernet",
-    "timm:mobilenetv3_small_100", "timm:resnet18", "timm:resnet18+deeplabv3plus", "timm:resnet50", "timm:efficientnet_b0",
-    "timm:pvt_v2_b0", "timm:convnext_atto", "timm:convnext_tiny", "timm:swin_tiny_patch4_window7_224",
+    "timm:mobilenetv3_small_100", "timm:resnet18", "timm:resnet18+deeplabv3plus", "timm:resnet50",
+    "timm:efficientnet_b0", "timm:pvt_v2_b0", "timm:convnext_atto", "timm:convnext_tiny",
+    "timm:swin_tiny_patch4_window7_224",
     "timm:vit_tiny_patch16_224", "torchvision:lraspp_mobilenet_v3_large", "examples.unet:make",
 )  # fmt: skip
 SIZE = (256, 512)
