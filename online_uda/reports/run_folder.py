@@ -96,6 +96,7 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot make the run folder {path}: {error.strerror}; choose another --out") from error
         _check_writable(path)
+        _sweep(path)
         return cls(path)
 
     @classmethod
@@ -111,6 +112,7 @@ class RunFolder:
                 f"{path} is no run folder: it has no {folder.config.name}; give --resume the folder of a run"
             )
         _check_writable(folder.path)
+        _sweep(folder.path)
         return folder
 
     def write_config(self, config: Mapping[str, Any], command: str) -> None:
@@ -153,9 +155,19 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(json_safe(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def _is_half_written(path: Path) -> bool:
+    """Whether a file is what `write_atomically` leaves in a run folder if it is killed."""
+    return re.fullmatch(r"\.(config\.yaml|environment(-[0-9]+)?\.json|summary\.json)\..*", path.name) is not None
+
+
+def _sweep(path: Path) -> None:
+    for left_over in filter(_is_half_written, path.iterdir()):
+        left_over.unlink(missing_ok=True)
+
+
 def _entries(path: Path) -> bool:
     try:
-        return any(path.iterdir())
+        return not all(map(_is_half_written, path.iterdir()))
     except OSError as error:
         raise UserError(f"cannot read the run folder {path}: {error.strerror}; choose another --out") from error
 
