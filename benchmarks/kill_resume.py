@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+import online_uda.run  # noqa: F401  # imported once, for every child
 from benchmarks.tiny_run import command, write_inputs
 from online_uda.cli import main as run_stream
 from online_uda.reports.environment import describe_environment
