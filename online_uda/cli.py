@@ -17,7 +17,8 @@ overrides:
   key=value                 a key of the method's YAML, such as anchor.pull=0.05 or optimizer.learning_rate=1e-3
   schedule.key=value        a key of the schedule's YAML, such as schedule.fps=5 or schedule.visits.0.frames=20
   run.key=value             any flag above by its name, and these: run.precision=auto|fp32|bf16,
-                            run.snapshot_every=FRAMES, run.tensorboard=false
+                            run.snapshot_every=FRAMES, run.tensorboard=false,
+                            run.constant_speed=ETA (the protocol of Alfarra et al.)
 
 examples:
   python run_stream.py                                     a storm in the built-in town, default method
@@ -45,6 +46,10 @@ _RUN_FLAGS = (
     "threads",
     "backend",
     "out",
+    "fps",
+    "budget_ms",
+    "learn",
+    "clock",
 )
 
 
@@ -86,6 +91,12 @@ def parser() -> argparse.ArgumentParser:
         "--backend", metavar="NAME", help="what predicts: torch, compile, onnxruntime or auto (default: torch)"
     )
     flags.add_argument("--threads", metavar="N", help="CPU threads of the network (default: all cores but one)")
+    flags.add_argument("--fps", metavar="F", help="play at F frames/s and do not wait (default: wait for learning)")
+    flags.add_argument("--budget-ms", metavar="B", help="a mask is due B ms after its frame (default: 1000 / F)")
+    flags.add_argument("--learn", metavar="HOW", help="with --fps: interleaved (default), async or sync")
+    flags.add_argument(
+        "--clock", metavar="real|FILE", help="with --fps: time from a file of costs, such as RUN/costs.json"
+    )
     flags.add_argument("--out", metavar="DIR", help="run folder (default: runs/SCHEDULE-METHOD-TIME)")
     flags.add_argument("--resume", metavar="DIR", help="continue the run of this folder")
     flags.add_argument("--list", choices=("schedules", "methods", "networks"), help="show what can be named, and stop")

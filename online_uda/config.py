@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from typing_extensions import Self
 
 from online_uda.adaptation.settings import MethodSettings
 from online_uda.errors import USER_ERRORS, UserError
 from online_uda.networks.catalogue import DEFAULT_NETWORK
 from streams.schedule import Schedule, Side
-from streams.yaml_config import ConfigError, ConfigModel, load_yaml, unknown_name
+from streams.yaml_config import ConfigError, ConfigModel, KeyedError, KeyedErrors, load_yaml, unknown_name
 
 METHODS = Path(__file__).resolve().parents[1] / "configs" / "methods"
 NUMBERS_UNTOUCHED = ("out", "snapshot_every", "tensorboard")
@@ -57,6 +58,14 @@ class RunConfig(ConfigModel):
             ONNX Runtime at the start and takes the faster one. Learning is torch's in any case.
         snapshot_every: Frames between two snapshots; one more is written at the end.
         tensorboard: Whether TensorBoard files are written.
+        fps: Frames a second of a camera that does not wait; None lets the stream wait for learning.
+        budget_ms: Milliseconds from a frame's arrival to its mask's deadline; None takes the time between two frames,
+            and without ``fps`` frames come that far apart.
+        learn: ``sync``, ``interleaved`` or ``async``: when a stream that does not wait is learned from; None takes
+            interleaved.
+        clock: ``real``, or a file of costs (`online_uda.runtime.costs`) that time is made up from.
+        constant_speed: Speed of the stream over that of a plain forward pass, in (0, 1], for the protocol of Alfarra et
+            al. (`online_uda.runtime.constant_speed`); None for no such protocol.
         out: Folder of the run; None makes ``runs/SCHEDULE-METHOD-TIME``.
     """
 
@@ -76,7 +85,44 @@ class RunConfig(ConfigModel):
     backend: Backend = "torch"
     snapshot_every: int = Field(100, ge=1)
     tensorboard: bool = True
+    fps: float | None = Field(None, ge=0.01, le=10_000.0, allow_inf_nan=False)
+    budget_ms: float | None = Field(None, ge=0.1, le=100_000.0, allow_inf_nan=False)
+    learn: Literal["sync", "interleaved", "async"] | None = None
+    clock: str = Field("real", min_length=1)
+    constant_speed: float | None = Field(None, gt=0.0, le=1.0)
     out: str | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _deadlines_fit(self) -> Self:
+        if self.has_deadlines and self.constant_speed is not None:
+            raise KeyedError("is another protocol than fps and budget_ms; give one of them", "constant_speed")
+        if not self.has_deadlines:
+            faults = [
+                KeyedError("needs a rate of frames; add --fps F", key)
+                for key, given in (("learn", self.learn is not None), ("clock", self.clock != "real"))
+                if given
+            ]
+            if faults:
+                raise KeyedErrors(faults)
+        return self
+
+    @property
+    def has_deadlines(self) -> bool:
+        """Whether the stream does not wait."""
+        return self.fps is not None or self.budget_ms is not None
+
+    @property
+    def camera(self) -> tuple[float, float]:
+        """Frames a second and milliseconds to a deadline, of a run that has deadlines."""
+        if self.fps is None:
+            assert self.budget_ms is not None
+            return 1000.0 / self.budget_ms, self.budget_ms
+        return self.fps, 1000.0 / self.fps if self.budget_ms is None else self.budget_ms
+
+    @property
+    def learn_mode(self) -> Literal["sync", "interleaved", "async"]:
+        """When a stream that does not wait is learned from."""
+        return self.learn or "interleaved"
 
     @field_validator("device")
     @classmethod

@@ -9,6 +9,7 @@ from online_uda.config import Faults, RunPlan
 from online_uda.networks.catalogue import NETWORK_DESCRIPTIONS
 from online_uda.networks.spec import form_of, parse_architecture, read_description
 from online_uda.reports.run_folder import RunFolder
+from online_uda.runtime.costs import StageCosts
 from streams.frame import LabelledSet
 from streams.sources.folder import check_files, scan_folder
 from streams.sources.labelled import TOWN, open_labelled
@@ -52,6 +53,9 @@ def open_inputs(plan: RunPlan, new_folder: Path | None = None) -> RunInputs:
         with faults.collecting():
             RunFolder.check_new(new_folder)
     _check_network(plan, faults)
+    if plan.run.clock != "real":
+        with faults.collecting():
+            StageCosts.read(Path(plan.run.clock))
     stream = source = None
     size = TOWN_SIZE
     with faults.collecting():

@@ -36,7 +36,7 @@ from streams.yaml_config import ConfigError, Located, build, from_mapping, load_
 from streams.yaml_config import with_overrides as override
 
 _RUN, _SCHEDULE, _METHOD = "run", "schedule", "method"
-_NUMBERS = ("frames", "seed", "threads", "snapshot_every")
+_NUMBERS = {"frames": int, "seed": int, "threads": int, "snapshot_every": int, "fps": float, "budget_ms": float}
 
 
 def resolve(options: RunConfig | Mapping[str, Any], overrides: Sequence[str] = ()) -> RunPlan:
@@ -157,7 +157,7 @@ def _flags(options: Mapping[str, Any]) -> Located:
         place = f"--{key.replace('_', '-')}"
         if isinstance(value, str) and key in _NUMBERS:
             with suppress(ValueError):  # else it stays text, and the model says what it expected
-                value = int(value)
+                value = _NUMBERS[key](value)
         data[key], values[(key,)] = value, place
     return nested(Located(document.name, data, values, values), _RUN)
 
@@ -233,6 +233,8 @@ def _absolute(run: RunConfig, schedule: Schedule | None, faults: Faults) -> RunC
     if network is not None:
         is_file = form_of(network) in ("description", "path") and network not in described_networks()
         changes["network"] = _absolute_path(network) if is_file else network
+    if run.clock != "real":
+        changes["clock"] = _absolute_path(run.clock)
     if run.source is not None and run.source != TOWN:
         changes["source"] = _absolute_path(run.source)
     if run.classes is not None and run.classes not in CLASS_SETS:

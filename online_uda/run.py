@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,14 @@ from online_uda.reports.environment import describe_environment
 from online_uda.reports.run_folder import RunFolder, default_folder
 from online_uda.resolve import resolve, resume_plan
 from online_uda.runtime.backends import choose_backend
+from online_uda.runtime.build_pace import on_time_pace, open_clock
 from online_uda.runtime.clock import RealClock
+from online_uda.runtime.constant_speed import ConstantSpeed
 from online_uda.runtime.device import Precision, autocast, choose_device, choose_precision, use_threads
+from online_uda.runtime.pace import Pace
 from online_uda.runtime.rng import seed_everything
 from online_uda.runtime.runner import Runner
+from online_uda.runtime.scoring import Scorer
 from online_uda.runtime.snapshot import weights_digest
 
 __all__ = ["Runner", "resume", "run", "start"]
@@ -125,7 +130,15 @@ def start(
                 autocast=lambda: autocast(device, precision),
             )
         )  # fmt: skip
-        runner = Runner(plan, run_folder, inputs.stream, method, frozen, digest, device, clock, console)
+        make_pace: Callable[[Scorer], Pace] | None = None
+        if plan.run.constant_speed is not None:
+            make_pace = partial(ConstantSpeed, method, clock=clock, eta=plan.run.constant_speed)
+        if plan.run.has_deadlines:
+            make_pace = partial(
+                on_time_pace, plan.run, method, open_clock(plan.run, device), total=len(inputs.stream),
+                size=inputs.size, folder=run_folder.path,
+            )  # fmt: skip
+        runner = Runner(plan, run_folder, inputs.stream, method, frozen, digest, device, clock, console, make_pace)
         if resumed:
             runner.restore()
     except BaseException:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from online_uda.adaptation.guards.event import GuardEvent
-from online_uda.networks.segmenter import Segmentation
+from online_uda.adaptation.pieces import FULL, Effort, Pieces
+from online_uda.adaptation.trigger.base import Decision
+from online_uda.networks.predictor import PredictorFactory
+from online_uda.networks.segmenter import Segmentation, Segmenter
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,4 +59,46 @@ class Method(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores `state_dict` bit for bit."""
+        ...
+
+
+@runtime_checkable
+class MindsCosts(Protocol):
+    """A method that chooses what to learn by what it costs."""
+
+    def note_cost(self, ms: float) -> None:
+        """What the last step cost, in milliseconds."""
+        ...
+
+
+class SteppedMethod(Method, MindsCosts, Protocol):
+    """A method whose learning can be cut into pieces, for a stream that does not wait.
+
+    `observe` is `watch`, and then all pieces of `learn`, or `rest`.
+    """
+
+    @property
+    def deployed(self) -> Segmenter:
+        """The network that predicts; it changes in the pieces of `learn` and in `rest` only."""
+        ...
+
+    @property
+    def efforts(self) -> Sequence[Effort]:
+        """How much of a step may be taken, in order of preference."""
+        ...
+
+    def use_predictor(self, factory: PredictorFactory) -> None:
+        """Predicts with what ``factory`` makes from now on, and publishes to it."""
+        ...
+
+    def watch(self, frames: Tensor, prediction: Segmentation) -> Decision:
+        """Looks at a predicted frame and says what to do with it; no weight moves."""
+        ...
+
+    def rest(self, decision: Decision) -> bool:
+        """What to do on a frame that is not learned from; tells whether weights moved."""
+        ...
+
+    def learn(self, frames: Tensor, decision: Decision, effort: Effort | None = FULL) -> Pieces[StepReport]:
+        """Learns from a watched frame in pieces; None of a step absorbs statistics alone."""
         ...

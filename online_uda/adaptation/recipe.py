@@ -37,6 +37,9 @@ from online_uda.networks.predictor import Predictor, PredictorFactory, TorchPred
 from online_uda.networks.segmenter import Segmentation, Segmenter
 from streams.frame import ClassSet
 
+CROPS = (1.0, 0.75, 0.5, 0.25)
+"""Shares of the images' width that a step may be shortened to."""
+
 
 class Recipe:
     """An adaptation method composed from its settings (see `online_uda.adaptation.method.Method`).
@@ -188,6 +191,15 @@ class Recipe:
         events, self._events = self._events, []
         return events if self._guard is None else [*events, *self._guard.take_events()]
 
+    @property
+    def efforts(self) -> tuple[Effort, ...]:
+        """All of a step; narrower crops; and in the end fewer stages, where the scope leaves that open."""
+        crops = tuple(Effort(crop) for crop in CROPS)
+        if self.settings.scope.parameters not in ("all", "norm"):
+            return crops
+        stages = self.student.stage_count
+        return *crops, *(Effort(CROPS[-1], first) for first in range(2, stages + 1))
+
     def observe(self, frames: Tensor, prediction: Segmentation) -> StepReport:
         """Learns from a frame that `predict` has answered, in one go.
 
@@ -288,6 +300,10 @@ class Recipe:
             wanted = self._guard.rate * (self.settings.optimizer.learning_rate if wanted is None else wanted)
         if wanted is not None:
             set_learning_rate(optimizer, wanted)
+
+    def note_cost(self, ms: float) -> None:
+        """What the last step cost on the clock of the run, in milliseconds: the price of the modules it trained."""
+        self._scope.note_cost(ms)
 
     @staticmethod
     def _rate(optimizer: torch.optim.Optimizer) -> float:

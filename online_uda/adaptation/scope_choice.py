@@ -8,6 +8,7 @@ from torch import nn
 
 from online_uda.adaptation.pieces import Effort
 from online_uda.adaptation.scope import set_trainable, suffix_parameters
+from online_uda.adaptation.scope_bandit import ModuleBandit
 from online_uda.adaptation.scope_select import ScopeSelector
 from online_uda.adaptation.settings import ScopeSettings
 from online_uda.errors import UserError
@@ -44,10 +45,12 @@ class ScopeChoice:
         if not fixed:
             set_trainable(self._everything, learning)
 
-    def _build_selector(self, method: str) -> ScopeSelector | None:
+    def _build_selector(self, method: str) -> ScopeSelector | ModuleBandit | None:
         scope = self._settings
         if scope.parameters != "suffix":
             return None
+        if scope.select == "measured":
+            return ModuleBandit(self._student.stage_count, rate=scope.rate, exploration=scope.exploration)
         if scope.select == "hamt" and self._student.stage_count != len(scope.speeds_hz):
             raise UserError(
                 f"method {method}: scope.select hamt chooses among {len(scope.speeds_hz)} modules, this network has "
@@ -80,6 +83,11 @@ class ScopeChoice:
         """The loss of the step that `begin` prepared."""
         if self.selector is not None:
             self.selector.update(loss)
+
+    def note_cost(self, ms: float) -> None:
+        """What that step cost, in milliseconds."""
+        if isinstance(self.selector, ModuleBandit):
+            self.selector.note_cost(ms)
 
     def state_dict(self) -> dict[str, Any] | None:
         """The selector's scores."""

@@ -39,19 +39,21 @@ class NormSettings(SlotModel):
 class ScopeSettings(SlotModel):
     """Which parameters learn.
 
-    ``suffix`` are HAMLET's modules n..4 (specs/hamlet.md 2.4): ``select`` says how n is chosen, ``train_fuse`` whether
-    the head's fuse and classifier learn too (they never do in the released system). ``names`` are patterns of parameter
-    names (``stages.3.*``); ``freeze`` are patterns that never learn, whatever the rest says.
+    ``suffix`` are HAMLET's modules n..4 (specs/hamlet.md 2.4): ``select`` says how n is chosen (``hamt`` as published,
+    ``measured`` by loss drop per measured millisecond with ``exploration``), ``train_fuse`` whether the head's fuse and
+    classifier learn too (they never do in the released system). ``names`` are patterns of parameter names
+    (``stages.3.*``); ``freeze`` are patterns that never learn, whatever the rest says.
     """
 
     parameters: Literal["none", "norm", "bias", "head", "all", "suffix", "adapters", "names"] = "norm"
     names: tuple[Pattern, ...] = ()
     freeze: tuple[Pattern, ...] = ()
-    select: Literal["hamt", "fixed"] = "hamt"
+    select: Literal["hamt", "fixed", "measured"] = "hamt"
     first_module: int = Field(default=1, ge=1, le=4)
     speeds_hz: tuple[Positive, Positive, Positive, Positive] = (4.21, 4.83, 5.11, 5.73)
     temperature: Positive = 1.75
     rate: PositiveShare = 0.1
+    exploration: NotNegative = 1.0
     train_fuse: bool = False
 
 

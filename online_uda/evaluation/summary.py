@@ -23,6 +23,11 @@ from online_uda.evaluation.prequential import PrequentialEvaluator, VisitScore
 from online_uda.evaluation.windows import max_drawdown, recovery
 
 SUMMARY_SCHEMA = "online_uda.summary/1"
+SCORING = "prequential: every frame is predicted and scored before any update from it"
+SCORING_ON_TIME = (
+    "wall-clock stream: every frame is scored by the mask that is at hand at its deadline; frozen plays the same "
+    "camera with predictions alone"
+)
 WINDOW_FRAMES = 50
 """Window of recovery and drawdown in frames (specs/protocols.md section 4)."""
 
@@ -128,7 +133,7 @@ def build_summary(
         "classes": evaluator.classes.name,
         "frames": evaluator.frames,
         "scored_frames": sum(visit.scored for visit in visits),
-        "scoring": "prequential: every frame is predicted and scored before any update from it",
+        "scoring": SCORING_ON_TIME if (extra or {}).get("on_time") else SCORING,
         "hmean_rule": metrics.HMEAN_RULE,
         **metrics.means(visits),
         "overall_miou": overall,

@@ -55,6 +55,10 @@ class FrameRecord:
         adapt_ms: The adaptation step; None if none ran.
         frame_ms: Everything the user waited for.
         guard: What the method's guards did since the frame before: {action, cause, detail} each.
+        dropped: Never predicted, because a newer frame had arrived.
+        late: Its mask came after its deadline.
+        mask_of: Index of the frame whose mask was at hand at this one's deadline; None without deadlines, or before
+            the first mask.
         images: Pictures for panels; never written as text.
     """
 
@@ -78,6 +82,9 @@ class FrameRecord:
     adapt_ms: float | None = None
     frame_ms: float | None = None
     guard: tuple[Mapping[str, str], ...] = ()
+    dropped: bool = False
+    late: bool = False
+    mask_of: int | None = None
     images: FrameImages | None = None
 
     def as_json(self) -> dict[str, Any]:

@@ -91,8 +91,11 @@ def _facts(summary: dict[str, Any]) -> list[str]:
     changes = f"{found['found']} of {len(summary['boundaries'])} changes"
     if found["median_delay"] is not None:
         changes += f", median delay {found['median_delay']:g} frames"
+    scoring = "a frame is scored before anything is learned from it; one confusion matrix a visit;"
+    if summary.get("on_time"):
+        scoring = "a frame is scored by the mask at hand at its deadline; one confusion matrix a visit;"
     facts = [
-        ("scoring", "a frame is scored before anything is learned from it; one confusion matrix a visit;"),
+        ("scoring", scoring),
         ("", "harmonic mean = n / sum(1 / mIoU) over the visits with labels"),
         ("detected", f"{changes}; {len(found['false_alarms'])} false alarms"),
     ]
@@ -105,6 +108,7 @@ def _facts(summary: dict[str, Any]) -> list[str]:
         if values["p50"] is not None:
             figures = ", ".join(f"{key} {values[key]:.1f}" for key in ("p50", "p95", "p99", "max"))
             facts.append((f"{stage} ms", figures))
+    facts += _on_time_facts(summary)
     if summary.get("peak_memory_mb") is not None:
         facts.append(("memory", f"peak {summary['peak_memory_mb']:.0f} MiB"))
     if summary["faults"]:
@@ -117,6 +121,28 @@ def _facts(summary: dict[str, Any]) -> list[str]:
         facts.append(("report", f"{failure['sink']} failed at frame {failure['frame']}: {failure['error']}"))
     width = max(len(name) for name, _ in facts)
     return [f"{name:<{width}}  {text}" for name, text in facts]
+
+
+def _on_time_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a stream that does not wait adds."""
+    timing = summary.get("on_time")
+    if not timing:
+        return []
+    clock = "" if timing["clock"] == "real" else f", on the clock of {timing['clock']}"
+    missed = f"{100 * summary['deadline_miss_rate']:.2f} % of the masks missed their deadline, {timing['late']} late"
+    stale = "" if summary["staleness"] is None else f", {summary['staleness']:.1f} frames answered meanwhile"
+    return [
+        (
+            "on time",
+            f"{timing['fps']:g} frames/s, {timing['budget_ms']:g} ms a mask, learning {timing['learn']}{clock};",
+        ),
+        ("", f"{missed} and {summary['dropped']} dropped; streaming mIoU {score(summary['streaming_miou'])}"),
+        ("learned", f"from {100 * summary['adapted_ratio']:.1f} % of the frames{stale};"),
+        (
+            "",
+            f"{timing['shortened']} steps shortened, {timing['skipped']} skipped, {timing['given_up']} given up",
+        ),
+    ]
 
 
 def verdict(summary: dict[str, Any]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-from online_uda.adaptation.method import Method
+from online_uda.adaptation.method import Method, MindsCosts
+from online_uda.evaluation.on_time import FIELDS
 from online_uda.reports.record import FrameRecord
 from online_uda.runtime.clock import Clock
 from online_uda.runtime.scoring import Scorer, to_tensor
@@ -18,6 +20,10 @@ class Pace(Protocol):
     @property
     def settled(self) -> bool:
         """Whether the run may be saved between this item and the next; False asks for patience."""
+        ...
+
+    def off_clock(self) -> AbstractContextManager[None]:
+        """Around what no camera would see: the making of a frame, and reports."""
         ...
 
     def take(self, item: StreamItem, *, save_soon: bool) -> FrameRecord:
@@ -60,6 +66,10 @@ class Untimed:
     def __init__(self, method: Method, scorer: Scorer, clock: Clock) -> None:
         self._method, self._scorer, self._clock = method, scorer, clock
 
+    def off_clock(self) -> AbstractContextManager[None]:
+        """See `Pace.off_clock`."""
+        return nullcontext()
+
     def take(self, item: StreamItem, *, save_soon: bool) -> FrameRecord:
         """See `Pace.take`."""
         return self._scorer.fault(item) if item.frame is None else self._learn_and_score(item.frame, item.truth)
@@ -80,6 +90,8 @@ class Untimed:
         frame_ms = predict.latency_ms + adapt.latency_ms
         scorer.latency.record("predict", predict.latency_ms)
         scorer.latency.record("frame", frame_ms)
+        if step.scope is not None and isinstance(self._method, MindsCosts):
+            self._method.note_cost(adapt.latency_ms)
         if step.updated:
             scorer.evaluator.note_update()
             scorer.latency.record("adapt", adapt.latency_ms)
@@ -94,8 +106,8 @@ class Untimed:
         )  # fmt: skip
 
     def figures(self) -> dict[str, Any]:
-        """See `Pace.figures`."""
-        return {}
+        """See `Pace.figures`; there is no deadline to be missed."""
+        return dict.fromkeys((*FIELDS, "on_time"))
 
     def close(self) -> None:
         """See `Pace.close`."""

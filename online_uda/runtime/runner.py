@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -46,6 +46,7 @@ class Runner:
         device: Where frames go.
         clock: What stages are timed with.
         console: Whether a progress bar and the final table are printed.
+        make_pace: How the run goes through time; None lets the stream wait for learning.
     """
 
     def __init__(
@@ -59,12 +60,13 @@ class Runner:
         device: torch.device,
         clock: Clock,
         console: bool = True,
+        make_pace: Callable[[Scorer], Pace] | None = None,
     ) -> None:
         self.plan, self.folder, self.stream, self.method = plan, folder, stream, method
         self.network_digest, self.clock, self.console = network_digest, clock, console
         self.evaluator = PrequentialEvaluator(stream.classes)
         self.scorer = Scorer(plan, self.evaluator, frozen, device)
-        self.pace: Pace = Untimed(method, self.scorer, clock)
+        self.pace = Untimed(method, self.scorer, clock) if make_pace is None else make_pace(self.scorer)
         self.next_frame = 0
         self._resumed = False
         self._saved_at: int | None = None
@@ -135,12 +137,15 @@ class Runner:
         items: Iterator[StreamItem] = self.stream.iterate(self.next_frame)
         while not stop.requested:
             try:
-                item = next(items, None)
+                with self.pace.off_clock():
+                    item = next(items, None)
             except USER_ERRORS as fault:
                 return fault
             if item is None:
                 break
-            sinks.write(self._take(item))
+            record = self._take(item)
+            with self.pace.off_clock():
+                sinks.write(record)
             self.next_frame = item.index + 1
             if self._save_due and self.pace.settled:
                 self._save(sinks)

@@ -38,7 +38,7 @@ class Scorer:
     def __init__(self, plan: RunPlan, evaluator: PrequentialEvaluator, frozen: Segmenter, device: torch.device) -> None:
         self.evaluator, self.frozen, self.device = evaluator, frozen, device
         self.latency = LatencyMeter()
-        self._is_frozen = plan.is_frozen
+        self.is_frozen = plan.is_frozen
         self._precision: Precision = "bf16" if plan.run.precision == "bf16" else "fp32"
 
     def label_size(self, truth: Truth, mask: Mask) -> tuple[int, int]:
@@ -53,8 +53,10 @@ class Scorer:
 
     def frozen_mask(self, frames: Tensor, scored: Mask) -> Mask:
         """What the frozen network says to ``frames``, at the size of ``scored``; no clock runs."""
-        if self._is_frozen:
-            return scored
+        return scored if self.is_frozen else self.plain_mask(frames, scored)
+
+    def plain_mask(self, frames: Tensor, scored: Mask) -> Mask:
+        """`frozen_mask`, worked out also where it is known to be ``scored``: a plain forward pass, to be timed."""
         height, width = scored.shape
         with torch.inference_mode(), autocast(self.device, self._precision):
             return self.frozen(frames).labels((height, width)).cpu().numpy()[0]

@@ -11,6 +11,9 @@ from online_uda.adaptation.pieces import CROP_GRID, Effort, finish, window
 from online_uda.adaptation.settings import MethodSettings
 from online_uda.adaptation.staged_pass import backward_pieces, forward_pieces
 from online_uda.adaptation.trigger.base import Decision
+from online_uda.networks.spec import NetworkOptions
+from online_uda.networks.zoo import load_network
+from streams.classes import CAMVID_11
 from tests.adaptation.recipe_kit import HAMLET, KINDS, METHODS, REPLAY, TENT, make_recipe, settings_of, stream, trained
 from tests.run_kit import assert_same
 
@@ -22,9 +25,16 @@ SETTINGS["averaged"] = settings_of(
 LEARNING = ("tent", "hamlet", "replay", "averaged")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradients_of_a_cut_pass_are_those_of_the_whole_bit_for_bit(kind: str) -> None:
-    whole, cut = trained(kind).requires_grad_(True), trained(kind).requires_grad_(True)
+OTHERS = ("timm:vit_tiny_patch16_224+upernet", "timm:convnext_atto+deeplabv3plus")
+"""Stages that hand on tokens with their grid, and stages whose map for the head is not what they hand on."""
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *OTHERS])
+def test_gradients_of_a_cut_pass_are_those_of_the_whole(kind: str) -> None:
+    network = (
+        trained(kind) if kind in KINDS else load_network(kind, CAMVID_11, NetworkOptions(init="random")).network.eval()
+    )
+    whole, cut = (copy.deepcopy(network).requires_grad_(True) for _ in range(2))
     frames = next(stream(1))
 
     def loss_of(logits: torch.Tensor, features: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -37,13 +47,14 @@ def test_gradients_of_a_cut_pass_are_those_of_the_whole_bit_for_bit(kind: str) -
     names = list(backward_pieces(passed, loss_of(passed.output.logits, passed.output.features), "x"))
     assert names == ["x.backward.head", *(f"x.backward.{number}" for number in (4, 3, 2, 1))]
     for (name, one), (_, other) in zip(whole.named_parameters(), cut.named_parameters(), strict=True):
-        if name.startswith("light_head."):
-            assert one.grad is None
+        if one.grad is None:
             assert other.grad is None
         else:
-            assert one.grad is not None
             assert other.grad is not None
-            assert torch.equal(one.grad, other.grad), name
+            if kind in KINDS:
+                assert torch.equal(one.grad, other.grad), name
+            else:
+                torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5 * float(one.grad.abs().max()))
 
 
 def test_nothing_is_propagated_below_the_last_stage_that_learns() -> None:

@@ -1,0 +1,58 @@
+"""Double-buffered weights: one copy of the network answers frames while another takes up what was learned."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from online_uda.networks.predictor import Moments, WatchedNetwork, Wishes, copy_weights, pairs
+from online_uda.networks.segmenter import Segmentation, Segmenter, padded_size
+
+
+class BufferedPredictor:
+    """Answers frames in torch with a copy of the deployed network (see `online_uda.networks.predictor.Predictor`).
+
+    Weights are copied into the buffer that no prediction uses, and the buffers change places at the start of the next
+    prediction: between frames, whole, without a wait. While weights are being copied the old ones go on answering.
+
+    Args:
+        network: The deployed network; it is copied twice.
+        wishes: What the method asks of a predictor.
+        autocast: Makes the context of a prediction.
+    """
+
+    name = "buffered"
+
+    def __init__(self, network: Segmenter, wishes: Wishes, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._autocast, self._divisor = autocast, network.divisor
+        self._front, self._back = (
+            WatchedNetwork(copy.deepcopy(network).requires_grad_(False).eval(), wishes.watched) for _ in range(2)
+        )
+        self._on_cuda = network.get_buffer("mean").is_cuda
+        self._fresh = False
+        self._copying = threading.Lock()
+
+    def predict(self, frames: Tensor) -> tuple[Segmentation, Moments]:
+        """See `Predictor.predict`."""
+        if self._fresh and self._copying.acquire(blocking=False):
+            self._front, self._back = self._back, self._front
+            self._fresh = False
+            self._copying.release()
+        with torch.no_grad(), self._autocast():
+            logits, *moments = self._front(frames)
+        size = (int(frames.shape[-2]), int(frames.shape[-1]))
+        return Segmentation(logits, (), size, padded_size(size, self._divisor)), pairs(moments)
+
+    def publish(self, network: Segmenter) -> None:
+        """See `Predictor.publish`."""
+        with self._copying:
+            copy_weights(network, self._back.network)
+            if self._on_cuda:
+                torch.cuda.current_stream().synchronize()  # the worker's: the copy is whole before it is seen
+            self._fresh = True

@@ -1,0 +1,222 @@
+"""When a stream that does not wait is learned from: in the frame's own time, or in the slack before the next frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from online_uda.adaptation.method import SteppedMethod
+from online_uda.adaptation.pieces import FULL, Effort
+from online_uda.adaptation.trigger.base import Decision
+from online_uda.networks.segmenter import Segmentation
+from online_uda.runtime.clock import StreamClock
+from online_uda.runtime.cost_model import Stopwatch, choose_effort
+from online_uda.runtime.learner import LearnedStep, Learner
+
+PATIENCE_FRAMES = 8
+"""A step that would be spread over more frames than this is shortened: what it teaches would come too late."""
+MARGIN_MS = 1.0
+"""Slack that is left alone before every arrival."""
+TIRED = 3
+"""Fresh frames in whose slack a piece has not fitted before its step is given up."""
+
+
+class LearningMode(Protocol):
+    """Runs a method's learning beside a stream."""
+
+    def predict(self, frames: Tensor) -> Segmentation:
+        """Answers with the newest published weights."""
+        ...
+
+    @property
+    def predict_stage(self) -> str:
+        """What a prediction that begins now is timed as."""
+        ...
+
+    def show(self, index: int, frames: Tensor, prediction: Segmentation) -> Decision | None:
+        """A frame has been answered; what the trigger said to it, where that is known at once."""
+        ...
+
+    def use_slack(self, until_s: float) -> None:
+        """Nothing else is to be done before ``until_s``; returns before that or a little later."""
+        ...
+
+    def collect(self) -> list[LearnedStep]:
+        """Steps that were finished and published since the last call."""
+        ...
+
+    def detections(self) -> list[int]:
+        """Frames at which a change was announced since the last call."""
+        ...
+
+    def hold(self, hold: bool) -> None:
+        """Whether no further step may begin."""
+        ...
+
+    @property
+    def settled(self) -> bool:
+        """Whether no step is in flight, so that the method can be saved."""
+        ...
+
+    @property
+    def given_up(self) -> int:
+        """Steps that were begun and not finished so far."""
+        ...
+
+    def figures(self) -> dict[str, Any]:
+        """What the mode adds to the summary."""
+        ...
+
+    def close(self) -> None:
+        """Ends what runs beside the stream."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What later frames depend on beside the method; asked for when settled."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores `state_dict`."""
+        ...
+
+
+class _InThread:
+    """What the modes have in common that learn in the thread of the stream.
+
+    Args:
+        method: Predicts and learns.
+        watch: Times the stages.
+    """
+
+    predict_stage = "predict"
+
+    def __init__(self, method: SteppedMethod, watch: Stopwatch) -> None:
+        self._method, self._watch = method, watch
+        self._learner = Learner(method, watch, self._effort)
+        self._done: list[LearnedStep] = []
+        self._detected: list[int] = []
+
+    def _effort(self) -> Effort | None:
+        return FULL
+
+    def predict(self, frames: Tensor) -> Segmentation:
+        """See `LearningMode.predict`."""
+        return self._method.predict(frames)
+
+    def show(self, index: int, frames: Tensor, prediction: Segmentation) -> Decision | None:
+        """See `LearningMode.show`."""
+        decision = self._learner.show(index, frames, prediction)
+        if decision.detected:
+            self._detected.append(index)
+        return decision
+
+    def use_slack(self, until_s: float) -> None:
+        """See `LearningMode.use_slack`."""
+
+    def collect(self) -> list[LearnedStep]:
+        """See `LearningMode.collect`."""
+        done, self._done = self._done, []
+        return done
+
+    def detections(self) -> list[int]:
+        """See `LearningMode.detections`."""
+        found, self._detected = self._detected, []
+        return found
+
+    def hold(self, hold: bool) -> None:
+        """See `LearningMode.hold`."""
+        self._learner.hold(hold)
+
+    @property
+    def settled(self) -> bool:
+        """See `LearningMode.settled`."""
+        return not self._learner.in_flight
+
+    @property
+    def given_up(self) -> int:
+        """See `LearningMode.given_up`."""
+        return self._learner.given_up
+
+    def figures(self) -> dict[str, Any]:
+        """See `LearningMode.figures`."""
+        return {}
+
+    def close(self) -> None:
+        """See `LearningMode.close`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `LearningMode.state_dict`."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `LearningMode.load_state_dict`."""
+
+
+class SyncLearning(_InThread):
+    """A frame is learned from at once and in one go, whatever comes meanwhile."""
+
+    def show(self, index: int, frames: Tensor, prediction: Segmentation) -> Decision | None:
+        """See `LearningMode.show`; returns when the step is done."""
+        decision = super().show(index, frames, prediction)
+        while self._learner.next_stage() is not None:
+            step = self._learner.run()
+            if step is not None:
+                self._done.append(step)
+        return decision
+
+
+class InterleavedLearning(_InThread):
+    """Pieces of a step run where they fit into the slack before the next frame, and nowhere else.
+
+    A piece fits when the largest of its recent costs does. A step of which some piece would fit no slack, or that would
+    take too many frames, is shortened before it begins, or skipped.
+
+    Args:
+        method: Predicts and learns.
+        watch: Times the stages; its cost model decides.
+        clock: Of the stream.
+        period_s: Seconds from one arrival to the next.
+    """
+
+    def __init__(self, method: SteppedMethod, watch: Stopwatch, clock: StreamClock, period_s: float) -> None:
+        super().__init__(method, watch)
+        self._clock, self._period_s = clock, period_s
+        self._refused: tuple[str, int] = ("", 0)
+
+    def _effort(self) -> Effort | None:
+        model = self._watch.model
+        taken_ms = model.likely_ms("predict") + model.likely_ms("detect") + MARGIN_MS
+        return choose_effort(model, self._method.efforts, 1000.0 * self._period_s - taken_ms, PATIENCE_FRAMES)
+
+    def use_slack(self, until_s: float) -> None:
+        """See `LearningMode.use_slack`."""
+        fresh = True
+        while (stage := self._learner.next_stage()) is not None:
+            left_ms = 1000.0 * (until_s - self._clock.now_s()) - MARGIN_MS
+            if self._watch.model.safe_ms(stage) > left_ms:
+                if fresh:
+                    self._refuse(stage)
+                return
+            fresh = False
+            step = self._learner.run()
+            if step is not None:
+                self._done.append(step)
+
+    def _refuse(self, stage: str) -> None:
+        """A whole frame's slack was too short for ``stage``: was it one bad lap, or is the step too large?"""
+        self._watch.model.doubt(stage)
+        times = self._refused[1] + 1 if self._refused[0] == stage else 1
+        self._refused = (stage, times)
+        if times >= TIRED:
+            self._refused = ("", 0)
+            self._learner.give_up()
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `LearningMode.state_dict`."""
+        return {"refused": list(self._refused)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `LearningMode.load_state_dict`."""
+        self._refused = (str(state["refused"][0]), int(state["refused"][1]))
