@@ -270,6 +270,8 @@ class Recipe:
 
     def _steps(self, frames: Tensor, decision: Decision, effort: Effort | None) -> Pieces[StepReport]:
         yield "absorb"
+        if decision.nearer:
+            self._anchor.relax(self.settings.anchor.restart)
         self._anchor.wake()
         absorbed = self._norm.moves and self._norm.absorb()
         losses: dict[str, float] = {}

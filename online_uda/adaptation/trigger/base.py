@@ -22,6 +22,7 @@ class Decision:
         relax: Whether the method should go back towards the source network while it rests.
         signal: Domain-distance signal of the frame; None without one.
         detected: Whether a domain change was found at this frame.
+        nearer: Whether the detected change leads back towards the source.
     """
 
     learn: bool
@@ -30,6 +31,7 @@ class Decision:
     relax: bool = False
     signal: float | None = None
     detected: bool = False
+    nearer: bool = False
 
 
 class TriggerPolicy(Protocol):

@@ -47,12 +47,14 @@ class DriftReport:
         far: Whether the stream has left the source domain; it stays far until it is clearly back.
         detected: Whether a change of domain was found at this frame.
         strength: How far beyond the limit, from 0 at the limit to 1 at twice the limit.
+        nearer: Whether the detected change leads back towards the source.
     """
 
     distance: float
     far: bool
     detected: bool
     strength: float
+    nearer: bool = False
 
 
 class DriftDetector:
@@ -157,16 +159,17 @@ class DriftDetector:
             self._far = not self._far
             self._evidence = 0.0
             self._start_domain()
-            detected = self._quiet == 0
+            detected, nearer = self._quiet == 0, not self._far
         else:
-            detected = self._far and self._stepped(distance)
+            step = self._step(distance) if self._far else 0.0
+            detected, nearer = step != 0.0, step < 0.0
         if detected:
             self._quiet = self.window + 1
-        return self._report(detected=detected)
+        return self._report(detected=detected, nearer=detected and nearer)
 
-    def _report(self, *, detected: bool) -> DriftReport:
+    def _report(self, *, detected: bool, nearer: bool = False) -> DriftReport:
         distance = statistics.median(self._recent) if self._recent else 0.0
-        return DriftReport(distance, self._far, detected, min(max(distance - 1.0, 0.0), 1.0))
+        return DriftReport(distance, self._far, detected, min(max(distance - 1.0, 0.0), 1.0), nearer)
 
     def _crossed(self, distance: float) -> bool:
         """Page's cumulative sum towards the other side of the limit."""
@@ -176,13 +179,16 @@ class DriftDetector:
         self._evidence = max(0.0, self._evidence + min(max(beyond, -_CLIP), _CLIP))
         return self._evidence > (self.return_evidence if self._far else self.leave_evidence)
 
-    def _stepped(self, distance: float) -> bool:
-        """Window mean of the log distance against the domain's reference, which trails behind the window."""
+    def _step(self, distance: float) -> float:
+        """The step of the log distance if the domain has changed, else 0.
+
+        It is the window's mean less the domain's reference, which trails behind the window.
+        """
         assert self.source is not None
         self._logs.append(math.log(max(distance, 1e-12)))
         if self._reference_count == 0:
             if len(self._logs) < 2 * self.window:
-                return False
+                return 0.0
             self._reference_count = self.window
             self._reference = math.fsum(self._logs[: self.window]) / self.window
         else:
@@ -201,8 +207,8 @@ class DriftDetector:
             self._noise_frames = _MEMORY_FRAMES
         if surprise > limit:
             self._start_domain()
-            return True
-        return False
+            return jump
+        return 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Calibration and stream memory, as tensors, numbers and lists; it does not grow with the stream."""

@@ -79,7 +79,9 @@ class DriftPolicy:
         with torch.autocast(frames.device.type, enabled=False):
             statistics = stage_statistics(self._source, frames, scale=self._scale)
         report = self._detector.update(statistics)
-        return Decision(report.far, relax=not report.far, signal=report.distance, detected=report.detected)
+        return Decision(
+            report.far, relax=not report.far, signal=report.distance, detected=report.detected, nearer=report.nearer
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """See `TriggerPolicy.state_dict`."""
