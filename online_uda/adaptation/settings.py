@@ -98,8 +98,8 @@ class AnchorSettings(SlotModel):
     """Pull of the learning parameters and BatchNorm statistics towards the source network, a linear step each time.
 
     ``pull`` acts after every learning step; ``relax`` on frames on which the drift trigger finds the stream near the
-    source and lets the method rest; ``restart`` once, at a detected change that leads back towards the source: what a
-    storm has taught is no help in the drizzle after it.
+    source and lets the method rest; ``restart`` before the step of a frame on which the trigger finds that the domain
+    has changed back towards the source: what a storm has taught is no help in the drizzle after it.
     """
 
     pull: Share = 0.0

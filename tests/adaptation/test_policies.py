@@ -108,13 +108,14 @@ class Word:
     far: bool
     distance: float
     detected: bool
+    nearer: bool = False
 
 
 class ScriptedDetector:
     """Says far, near, far and remembers what it was shown."""
 
     def __init__(self) -> None:
-        self.words = [Word(True, 4.5, True), Word(False, 0.5, False), Word(True, 2.0, False)]
+        self.words = [Word(True, 4.5, True), Word(False, 0.5, False), Word(True, 2.0, True, True)]
         self.shown: list[Any] = []
 
     def update(self, statistics: Any) -> Word:
@@ -130,7 +131,7 @@ def test_drift_learns_far_from_the_source_and_relaxes_near_it() -> None:
     assert decisions == [
         Decision(True, relax=False, signal=4.5, detected=True),
         Decision(False, relax=True, signal=0.5, detected=False),
-        Decision(True, relax=False, signal=2.0, detected=False),
+        Decision(True, relax=False, signal=2.0, detected=True, nearer=True),
     ]
 
 

@@ -233,6 +233,26 @@ def test_relax_acts_while_the_trigger_rests_and_only_then() -> None:
     assert reports[1].scope is None
 
 
+@pytest.mark.parametrize("restart", [0.0, 0.5, 1.0])
+def test_restart_acts_before_the_step_at_a_change_back_towards_the_source(restart: float) -> None:
+    """The second step starts from weights ``restart`` of the way back; with 1 it is a first step from the source."""
+    frames = list(stream(2))
+    slots = {"optimizer": {"name": "sgd", "learning_rate": 0.01, "momentum": 0.0}}
+    settings = settings_of({**TENT, **slots}, anchor={"restart": restart})
+    script = (Decision(True), Decision(True, detected=True, nearer=True))
+    recipe = make_recipe(settings, trained("layernorm"), trigger=Scripted(*script))
+    source = copy_of(recipe.student)
+    recipe.observe(frames[0], recipe.predict(frames[0]))
+    away = copy_of(recipe.student)
+    recipe.observe(frames[1], recipe.predict(frames[1]))
+    other = make_recipe(settings, trained("layernorm"), trigger=Scripted(Decision(True)))
+    between = {name: torch.lerp(away[name], source[name], restart) for name in changed(source, away)}
+    other.student.load_state_dict(between, strict=False)
+    other.observe(frames[1], other.predict(frames[1]))
+    assert changed(source, away)
+    torch.testing.assert_close(copy_of(recipe.student), copy_of(other.student), atol=1e-7, rtol=1e-6)
+
+
 def test_statistics_alone_follow_the_stream_and_are_pulled_back() -> None:
     """`frozen` with norm.statistics=stream: no parameter learns, yet later predictions change."""
     recipe = make_recipe(settings_of(STATISTICS, anchor={"pull": 0.5}), trained("batchnorm"))

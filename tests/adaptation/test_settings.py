@@ -76,7 +76,7 @@ def test_hamlet_has_the_values_of_the_paper() -> None:
         "kind": "hamlet", "window": 75, "up": 0.23, "down": -0.23, "near_value": 0.8, "far_value": 2.55,
         "base_frames": 750, "max_frames": 4450, "return_factor": (0.25, 0.75), "learning_rate": (1.5e-5, 6e-5),
     }  # fmt: skip
-    assert (slots["steps"], slots["anchor"]) == (1, {"pull": 0.0, "relax": 0.0})
+    assert (slots["steps"], slots["anchor"]) == (1, {"pull": 0.0, "relax": 0.0, "restart": 0.0})
 
 
 @pytest.mark.parametrize(("name", "needs"), [("frozen", False), ("tent", False), ("hamlet", True), ("default", True)])

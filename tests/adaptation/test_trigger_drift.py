@@ -104,6 +104,14 @@ def test_steps_between_far_domains_are_found_and_their_levels_are_quiet() -> Non
     assert alarms <= 2
 
 
+def test_a_change_says_whether_it_leads_back_to_the_source() -> None:
+    reports = play(detector(), scattered([0.0, 100.0, 25.0, 100.0, 0.0], 40, seed=3))
+    assert [(frame // 40, reports[frame].nearer) for frame in found(reports)] == [
+        (1, False), (2, True), (3, False), (4, True),
+    ]  # fmt: skip
+    assert not any(report.nearer for report in reports if not report.detected)
+
+
 def test_a_long_far_domain_is_seldom_called_new() -> None:
     frames = found(play(detector(), scattered([40.0], 3000, seed=11)))
     assert frames[0] < 10
