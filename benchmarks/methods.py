@@ -1,7 +1,7 @@
 """Methods on a schedule, over seeds: accuracy against the frozen network, in JSON and Markdown.
 
-    python benchmarks/streams.py cs2rain --methods frozen tent hamlet default --seeds 0 1 2
-    python benchmarks/streams.py ../shared/data/camvid/dusk.yaml \
+    python benchmarks/methods.py cs2rain --methods frozen tent hamlet default --seeds 0 1 2
+    python benchmarks/methods.py ../shared/data/camvid/dusk.yaml \
         --network ../shared/data/camvid/segformer_b0_camvid_day --source ../shared/data/camvid/source_day
 
 Every run is `run_stream.py` in a process of its own with one thread; a finished run is not repeated, so an interrupted
@@ -164,7 +164,7 @@ def main() -> None:
     ]
     environment = json.loads((jobs[0].folder / "environment.json").read_text(encoding="utf-8"))
     name = Path(arguments.schedule).stem
-    command = shlex.join(["python", "benchmarks/streams.py", *sys.argv[1:]])
+    command = shlex.join(["python", "benchmarks/methods.py", *sys.argv[1:]])
     machine = f"{environment.get('cpu')}, one thread a run, {arguments.jobs} runs at a time."
     arguments.out.mkdir(parents=True, exist_ok=True)
     content = {"schedule": name, "command": command, "environment": environment, "methods": rows}
