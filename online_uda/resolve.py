@@ -136,6 +136,8 @@ def _misplaced(split: dict[str, list[str]], faults: Faults) -> None:
             advice = f"write --method {value}"
         elif first == _METHOD:
             advice = "keys of the method stand without a prefix; write " + text.strip().removeprefix("method.")
+        elif first in RunConfig.model_fields and first in Schedule.model_fields:
+            advice = f"is a key of the run and of the schedule; write run.{text.strip()} or schedule.{text.strip()}"
         elif first in RunConfig.model_fields:
             advice = f"is a key of the run; write run.{text.strip()}"
         elif first in Schedule.model_fields:

@@ -66,7 +66,7 @@ def test_all_errors_at_once_with_positions(tmp_path: Path, make_folder: Callable
         load_schedule(path)
     lines = [line.replace(f"{tmp_path}/", "") for line in caught.value.lines]
     assert lines == [
-        "s.yaml:1:10: classes: unknown class set 'camvid' (did you mean 'camvid11'?)",
+        "s.yaml:1:10: classes: unknown class set 'camvid' (did you mean 'camvid11'?); a YAML file works as well",
         "s.yaml:2:6: fps: must be greater than 0.0, got 0",
         "s.yaml:3:1: visit: unknown key (did you mean 'visits'?)",
         "s.yaml:5:25: visits.0.folder: dya: no such folder",

@@ -134,7 +134,7 @@ def test_town_in_two_processes(tmp_path: Path) -> None:
     [
         (["--data", "no/such/folder"], "no/such/folder: no such folder"),
         (["--data", "town", "--classes", "camvid11"], "--classes camvid11: the town is labelled with cityscapes19"),
-        (["--data", "town", "--classes", "camvid"], "unknown class set; known are camvid11, cityscapes19"),
+        (["--data", "town", "--classes", "camvid"], "unknown class set 'camvid' (did you mean 'camvid11'?)"),
         (["--data", "town", "--network", "segformer_b9"], "choose one of segformer_b0"),
         (["--data", "town", "--device", "quantum"], "--device quantum: unknown device"),
         (["--data", "town", "--device", "cuda:77"], "--device cuda:77: not available"),
