@@ -61,6 +61,9 @@ def test_no_frame_is_answered_with_weights_of_two_publications() -> None:
     network = torch.nn.Sequential(*[torch.nn.Linear(1, 1) for _ in range(40)])
     network.divisor = 4  # type: ignore[assignment]
     network.register_buffer("mean", torch.zeros(1))
+    # Before the copies are made: the worker may hold the lock at the first prediction, which then answers with these.
+    for parameter in network.parameters():
+        parameter.data.fill_(0.0)
     predictor = BufferedPredictor(network, Wishes(), nullcontext)  # type: ignore[arg-type]
     seen: list[set[float]] = []
 
@@ -89,9 +92,6 @@ def test_no_frame_is_answered_with_weights_of_two_publications() -> None:
             predictor.publish(network)  # type: ignore[arg-type]
 
     worker = threading.Thread(target=publish)
-    for parameter in network.parameters():
-        parameter.data.fill_(0.0)
-    predictor.publish(network)  # type: ignore[arg-type]
     worker.start()
     for _ in range(300):
         predictor.predict(torch.zeros(1, 3, 4, 4))
