@@ -22,8 +22,8 @@ from online_uda.adaptation.pieces import Effort
 from online_uda.networks.segmenter import Segmentation
 from online_uda.runtime.clock import RealClock, SimulatedClock
 from online_uda.runtime.cost_model import CostModel, Stopwatch, choose_effort
-from online_uda.runtime.learner import LearnedStep, Learner
-from online_uda.runtime.learning_modes import PATIENCE_FRAMES
+from online_uda.runtime.learner import Learner
+from online_uda.runtime.learning_modes import PATIENCE_FRAMES, Outbox
 
 MAILBOX = 8
 """Frames that wait to be watched; a worker that is further behind misses the oldest."""
@@ -32,7 +32,7 @@ _GLANCE_S = 0.005
 Mail = tuple[int, Tensor, Segmentation, float]
 
 
-class _Beside:
+class _Beside(Outbox):
     """What both workers have in common.
 
     Args:
@@ -46,8 +46,7 @@ class _Beside:
         self._whole_ms = 1000.0 * PATIENCE_FRAMES * period_s
         self._learner = Learner(method, watch, self._effort)
         self._mail: deque[Mail] = deque(maxlen=MAILBOX)
-        self._done: list[LearnedStep] = []
-        self._detected: list[int] = []
+        super().__init__()
 
     def _effort(self) -> Effort | None:
         # No piece has to fit anywhere; the step must only not come too late.
@@ -57,16 +56,6 @@ class _Beside:
         index, frames, prediction, _ = mail
         if self._learner.show(index, frames, prediction).detected:
             self._detected.append(index)
-
-    def collect(self) -> list[LearnedStep]:
-        """See `LearningMode.collect`."""
-        done, self._done = self._done, []
-        return done
-
-    def detections(self) -> list[int]:
-        """See `LearningMode.detections`."""
-        found, self._detected = self._detected, []
-        return found
 
     @property
     def given_up(self) -> int:

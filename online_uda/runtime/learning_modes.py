@@ -82,7 +82,25 @@ class LearningMode(Protocol):
         ...
 
 
-class _InThread:
+class Outbox:
+    """Steps and detections of a mode, until the pace asks for them."""
+
+    def __init__(self) -> None:
+        self._done: list[LearnedStep] = []
+        self._detected: list[int] = []
+
+    def collect(self) -> list[LearnedStep]:
+        """See `LearningMode.collect`."""
+        done, self._done = self._done, []
+        return done
+
+    def detections(self) -> list[int]:
+        """See `LearningMode.detections`."""
+        found, self._detected = self._detected, []
+        return found
+
+
+class _InThread(Outbox):
     """What the modes have in common that learn in the thread of the stream.
 
     Args:
@@ -95,8 +113,7 @@ class _InThread:
     def __init__(self, method: SteppedMethod, watch: Stopwatch) -> None:
         self._method, self._watch = method, watch
         self._learner = Learner(method, watch, self._effort)
-        self._done: list[LearnedStep] = []
-        self._detected: list[int] = []
+        super().__init__()
 
     def _effort(self) -> Effort | None:
         return FULL
@@ -114,16 +131,6 @@ class _InThread:
 
     def use_slack(self, until_s: float) -> None:
         """See `LearningMode.use_slack`."""
-
-    def collect(self) -> list[LearnedStep]:
-        """See `LearningMode.collect`."""
-        done, self._done = self._done, []
-        return done
-
-    def detections(self) -> list[int]:
-        """See `LearningMode.detections`."""
-        found, self._detected = self._detected, []
-        return found
 
     def hold(self, hold: bool) -> None:
         """See `LearningMode.hold`."""
