@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from online_uda.adaptation.anchor import Anchor
+from online_uda.adaptation.answering import Answering
 from online_uda.adaptation.deployed import adapter_config
 from online_uda.adaptation.guards.canary import Canary
 from online_uda.adaptation.guards.event import GuardEvent
 from online_uda.adaptation.guards.guard import Guard
 from online_uda.adaptation.guards.last_good import LastGood
 from online_uda.adaptation.method import StepReport
-from online_uda.adaptation.norm import NormStatistics, named_batch_norms
+from online_uda.adaptation.norm import NormStatistics
 from online_uda.adaptation.pieces import FULL, Effort, Pieces, finish
+from online_uda.adaptation.recipe_state import restore_state, saved_state
 from online_uda.adaptation.replay.source import SourceReplay
 from online_uda.adaptation.scope import build_optimizer, freeze_statistics, scope_parameters
 from online_uda.adaptation.scope_choice import ScopeChoice
@@ -33,7 +35,7 @@ from online_uda.adaptation.trigger.base import Decision, TriggerPolicy
 from online_uda.adaptation.trigger.hamlet import set_learning_rate
 from online_uda.errors import UserError
 from online_uda.networks.adapters import FoldedView, insert_adapters
-from online_uda.networks.predictor import Predictor, PredictorFactory, TorchPredictor, Wishes
+from online_uda.networks.predictor import PredictorFactory
 from online_uda.networks.segmenter import Segmentation, Segmenter
 from streams.frame import ClassSet
 
@@ -104,7 +106,9 @@ class Recipe:
             settings, student=self.student, source=source, classes=classes, teacher=self.teacher, replay=replay,
             mode=self._mode, autocast=self._autocast, generator=self._generator,
         )  # fmt: skip
-        self._predictor: Predictor = TorchPredictor(self.deployed, self._predicting)
+        self._answering = Answering(
+            name, settings, deployed=self.deployed, source=source, norm=self._norm, autocast=self._autocast
+        )
         self._guard = self._build_guard(canary)
         self._thrift = Thrift(len(self.student.stages))
         self._events: list[GuardEvent] = []
@@ -115,7 +119,7 @@ class Recipe:
         averaged = [] if self.teacher is None else [self.teacher.module]
         return Guard(
             self.settings.guards, LastGood(self._source, [self.student, *averaged]), canary,
-            deployed=self._answer, source=self._answer_of_source, on_rollback=self._rolled_back,
+            deployed=self._answering.aside, source=self._answering.of_source, on_rollback=self._rolled_back,
         )  # fmt: skip
 
     def _build_teacher(self) -> EMATeacher | None:
@@ -139,15 +143,7 @@ class Recipe:
 
     def predict(self, frames: Tensor) -> Segmentation:
         """Segments ``frames`` (1, 3, H, W) float32 RGB in [0, 1] with the weights published so far."""
-        prediction, moments = self._predictor.predict(frames)
-        if moments:
-            self._norm.note(moments)
-        return prediction
-
-    @contextmanager
-    def _predicting(self) -> Iterator[None]:
-        with self._norm.predicting(), self._autocast():
-            yield
+        return self._answering.predict(frames)
 
     def use_predictor(self, factory: PredictorFactory) -> None:
         """Predicts with another backend from now on.
@@ -155,29 +151,11 @@ class Recipe:
         Raises:
             UserError: The method normalises with the statistics of the frame at hand, which only torch does.
         """
-        norms = named_batch_norms(self.deployed)
-        if self.settings.norm.statistics == "batch" and norms:
-            raise UserError(
-                f"method {self.name}: norm.statistics batch changes how frames are predicted; only --backend torch can"
-            )
-        moving = [name for name, _ in self._learning]
-        if self._norm.moves or (moving and self.settings.student_mode == "train"):
-            moving += [f"{name}.{what}" for name in norms for what in ("running_mean", "running_var")]
-        watched = tuple(norms) if self._norm.moves else ()
-        self._predictor = factory(self.deployed, Wishes(tuple(moving), watched))
+        self._answering.use_predictor(factory, [name for name, _ in self._learning])
 
     def publish(self) -> None:
         """Lets the predictor use the deployed weights as they are now; where it holds none of its own, they are."""
-        self._predictor.publish(self.deployed)
-
-    def _answer(self, images: Tensor) -> Segmentation:
-        """As `predict`, of images that are not the stream's."""
-        with torch.no_grad(), self._norm.predicting(record=False), self._autocast():
-            return self.deployed(images)
-
-    def _answer_of_source(self, images: Tensor) -> Segmentation:
-        with torch.no_grad(), self._autocast():
-            return self._source(images)
+        self._answering.publish()
 
     def _rolled_back(self) -> None:
         """Other weights stand in the networks: the optimiser forgets the steps that led astray."""
@@ -291,7 +269,7 @@ class Recipe:
         updated = learned is not None or absorbed
         if self._guard is not None and updated:
             yield from self._guard.review(frames, changed=decision.detected)
-        if updated and not isinstance(self._predictor, TorchPredictor):
+        if updated and self._answering.is_elsewhere:
             yield "publish"
             self.publish()
         return StepReport(updated, decision.detected, decision.signal, learned, rate, losses)
@@ -343,21 +321,16 @@ class Recipe:
     def _total(self, losses: Mapping[str, float]) -> float:
         return sum(getattr(self.settings.objectives, name).weight * value for name, value in losses.items())
 
+    def _parts(self) -> dict[str, Any]:
+        """What has a state beside the student and the generator."""
+        return {
+            "optimizer": self._optimizer, "teacher": self.teacher, "selector": self._scope.selector,
+            "replay": self._replay, "trigger": self._trigger, "thrift": self._thrift, "guard": self._guard,
+        }  # fmt: skip
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that later frames depend on, copied; the source network and the replay images are rebuilt."""
-        student = {k: v for k, v in self.student.state_dict().items() if not k.startswith("light_head.")}
-        state = {
-            "student": {} if self.student is self._source else student,
-            "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
-            "teacher": None if self.teacher is None else self.teacher.state_dict(),
-            "selector": self._scope.state_dict(),
-            "replay": None if self._replay is None else self._replay.state_dict(),
-            "trigger": self._trigger.state_dict(),
-            "generator": self._generator.get_state(),
-            "thrift": self._thrift.state_dict(),
-            "guard": None if self._guard is None else self._guard.state_dict(),
-        }
-        return copy.deepcopy(state)
+        return saved_state(self.student, self._parts(), self._generator, shared=self.student is self._source)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores `state_dict` bit for bit.
@@ -365,23 +338,6 @@ class Recipe:
         Raises:
             UserError: If the state is of another network or of other source images.
         """
-        if state["student"]:
-            result = self.student.load_state_dict(state["student"], strict=False)
-            strange = [n for n in (*result.missing_keys, *result.unexpected_keys) if not n.startswith("light_head.")]
-            if strange:
-                raise UserError(f"the saved state is of another network; {strange[0]} does not fit")
-        for part, saved in (
-            (self._optimizer, state["optimizer"]),
-            (self.teacher, state["teacher"]),
-            (self._scope.selector, state["selector"]),
-            (self._replay, state["replay"]),
-            (self._trigger, state["trigger"]),
-            (self._thrift, state["thrift"]),
-            (self._guard, state["guard"]),
-        ):
-            if part is not None:
-                # A copy, because an optimiser keeps the tensors it is given.
-                part.load_state_dict(copy.deepcopy(saved))
-        self._generator.set_state(state["generator"].cpu())
+        restore_state(state, self.student, self._parts(), self._generator)
         self._anchor.wake()
         self.publish()

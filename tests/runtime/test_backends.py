@@ -149,7 +149,7 @@ def test_auto_stays_with_torch_where_publishing_is_dear_or_nothing_is_gained(
     method = make_recipe(settings_of(FROZEN), trained("layernorm"))
     name = choose_backend(method, "auto", size=SIZE, threads=1, autocast=nullcontext, clock=clock())
     assert name == chosen
-    assert method._predictor.name == chosen
+    assert method._answering.predictor.name == chosen
 
 
 def test_the_run_says_which_backend_predicted_and_resumes_with_it(

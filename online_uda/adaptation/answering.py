@@ -1,0 +1,95 @@
+"""The side of a recipe that answers frames: which network, in which mode of its norms, behind which backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from online_uda.adaptation.norm import NormStatistics, named_batch_norms
+from online_uda.adaptation.settings import MethodSettings
+from online_uda.errors import UserError
+from online_uda.networks.predictor import Predictor, PredictorFactory, TorchPredictor, Wishes
+from online_uda.networks.segmenter import Segmentation, Segmenter
+
+
+class Answering:
+    """Answers frames with the deployed weights, on whatever backend holds them.
+
+    Args:
+        name: Of the method, in messages.
+        settings: Of the method.
+        deployed: The network that predicts.
+        source: The frozen source network.
+        norm: Statistics of the deployed network's norms.
+        autocast: Makes the autocast context of a forward pass.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: MethodSettings,
+        *,
+        deployed: Segmenter,
+        source: Segmenter,
+        norm: NormStatistics,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self._name, self._settings = name, settings
+        self._deployed, self._source, self._norm, self._autocast = deployed, source, norm, autocast
+        self.predictor: Predictor = TorchPredictor(deployed, self._predicting)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the predictor has weights of its own, which have to be published to."""
+        return not isinstance(self.predictor, TorchPredictor)
+
+    @contextmanager
+    def _predicting(self) -> Iterator[None]:
+        with self._norm.predicting(), self._autocast():
+            yield
+
+    def predict(self, frames: Tensor) -> Segmentation:
+        """Segments ``frames`` (1, 3, H, W) float32 RGB in [0, 1] of the stream with the weights published so far."""
+        prediction, moments = self.predictor.predict(frames)
+        if moments:
+            self._norm.note(moments)
+        return prediction
+
+    def use_predictor(self, factory: PredictorFactory, moving: list[str]) -> None:
+        """Predicts with another backend from now on.
+
+        Args:
+            factory: Makes it.
+            moving: Names of the parameters that learning moves.
+
+        Raises:
+            UserError: The method normalises with the statistics of the frame at hand, which only torch does.
+        """
+        norms = named_batch_norms(self._deployed)
+        if self._settings.norm.statistics == "batch" and norms:
+            raise UserError(
+                f"method {self._name}: norm.statistics batch changes how frames are predicted; only --backend torch can"
+            )
+        moving = list(moving)
+        if self._norm.moves or (moving and self._settings.student_mode == "train"):
+            moving += [f"{name}.{what}" for name in norms for what in ("running_mean", "running_var")]
+        watched = tuple(norms) if self._norm.moves else ()
+        self.predictor = factory(self._deployed, Wishes(tuple(moving), watched))
+
+    def publish(self) -> None:
+        """Lets the predictor use the deployed weights as they are now; where it holds none of its own, they are."""
+        self.predictor.publish(self._deployed)
+
+    def aside(self, images: Tensor) -> Segmentation:
+        """As `predict`, of images that are not the stream's."""
+        with torch.no_grad(), self._norm.predicting(record=False), self._autocast():
+            return self._deployed(images)
+
+    def of_source(self, images: Tensor) -> Segmentation:
+        """The source network's answer."""
+        with torch.no_grad(), self._autocast():
+            return self._source(images)

@@ -1,0 +1,48 @@
+"""The slots of a method as typed settings: a method YAML is one `MethodSettings`, every key is checked."""
+
+from online_uda.adaptation.settings.guards import GuardSettings
+from online_uda.adaptation.settings.labels import (
+    MixingSettings,
+    PseudoLabelSettings,
+    ReplaySettings,
+    StyleSettings,
+    TeacherSettings,
+)
+from online_uda.adaptation.settings.method import MethodSettings
+from online_uda.adaptation.settings.objectives import (
+    EntropySettings,
+    FeatureDistanceSettings,
+    ObjectiveSettings,
+    WeightSettings,
+)
+from online_uda.adaptation.settings.student import (
+    AdapterSettings,
+    AnchorSettings,
+    NormSettings,
+    OptimizerSettings,
+    ScopeSettings,
+)
+from online_uda.adaptation.settings.trigger import AlwaysTrigger, DriftTrigger, HamletTrigger, Trigger
+
+__all__ = [
+    "AdapterSettings",
+    "AlwaysTrigger",
+    "AnchorSettings",
+    "DriftTrigger",
+    "EntropySettings",
+    "FeatureDistanceSettings",
+    "GuardSettings",
+    "HamletTrigger",
+    "MethodSettings",
+    "MixingSettings",
+    "NormSettings",
+    "ObjectiveSettings",
+    "OptimizerSettings",
+    "PseudoLabelSettings",
+    "ReplaySettings",
+    "ScopeSettings",
+    "StyleSettings",
+    "TeacherSettings",
+    "Trigger",
+    "WeightSettings",
+]

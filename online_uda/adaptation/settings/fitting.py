@@ -1,0 +1,84 @@
+"""Which slots go together: an objective needs what it draws from, and no slot lies idle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from streams.yaml_config import KeyedError
+
+if TYPE_CHECKING:
+    from online_uda.adaptation.settings.method import MethodSettings
+
+
+def faults_of(method: MethodSettings) -> Iterator[KeyedError]:
+    """Combinations of slots that cannot work, each with its key and what to do."""
+    for rule in (_replay, _mixed, _deploy, _scope, _adapters, _guards):
+        yield from rule(method)
+
+
+def _replay(method: MethodSettings) -> Iterator[KeyedError]:
+    wanted = method.objectives
+    calibrates = method.trigger.kind != "always"
+    if method.replay is None:
+        for name in ("replay", "feature_distance"):
+            if getattr(wanted, name) is not None:
+                yield KeyedError("needs the slot replay", "objectives", name)
+        if calibrates:
+            yield KeyedError(f"trigger {method.trigger.kind} needs the slot replay", "trigger")
+    elif wanted.feature_distance is not None and wanted.replay is None:
+        yield KeyedError("needs objectives.replay, whose features it compares", "objectives", "feature_distance")
+    elif wanted.replay is None and wanted.mixed is None and not calibrates:
+        yield KeyedError("no objective or trigger uses this slot; drop it", "replay")
+
+
+def _mixed(method: MethodSettings) -> Iterator[KeyedError]:
+    slots = ("teacher", "mixing", "pseudo_labels")
+    if method.objectives.mixed is None:
+        for name in slots:
+            used = name == "teacher" and method.deploy == "teacher"
+            if getattr(method, name) is not None and not used:
+                yield KeyedError("only objectives.mixed uses this slot; add it or drop the slot", name)
+        return
+    missing = [name for name in ("replay", *slots) if getattr(method, name) is None]
+    if missing:
+        noun = "slot" if len(missing) == 1 else "slots"
+        yield KeyedError(f"needs the {noun} {', '.join(missing)}", "objectives", "mixed")
+
+
+def _deploy(method: MethodSettings) -> Iterator[KeyedError]:
+    if method.deploy != "teacher":
+        return
+    if method.teacher is None:
+        yield KeyedError("needs the slot teacher", "deploy")
+    if method.scope.parameters == "none":
+        yield KeyedError("the teacher averages learning steps, and scope.parameters none takes none", "deploy")
+
+
+def _scope(method: MethodSettings) -> Iterator[KeyedError]:
+    learns = any(getattr(method.objectives, name) is not None for name in type(method.objectives).model_fields)
+    if learns and method.scope.parameters == "none":
+        text = "is none, so the objectives have nothing to move; choose a scope or drop them"
+        yield KeyedError(text, "scope", "parameters")
+    if not learns and method.scope.parameters != "none":
+        yield KeyedError("no objective is given; set scope.parameters to none or add an objective", "scope")
+    if (method.scope.parameters == "names") != bool(method.scope.names):
+        yield KeyedError("goes with scope.parameters names, and that with patterns here", "scope", "names")
+
+
+def _adapters(method: MethodSettings) -> Iterator[KeyedError]:
+    if method.adapters is None:
+        if method.scope.parameters == "adapters":
+            yield KeyedError("needs the slot adapters, such as adapters.kind=lora", "scope", "parameters")
+        return
+    if method.scope.parameters in ("none", "norm", "bias", "head"):
+        text = f"scope.parameters {method.scope.parameters} would never train them; set it to adapters"
+        yield KeyedError(text, "adapters")
+    if method.adapters.kind == "adaptformer" and method.teacher is not None:
+        text = "adaptformer cannot be folded into a teacher's weights; take lora, conv or two_rank"
+        yield KeyedError(text, "adapters", "kind")
+
+
+def _guards(method: MethodSettings) -> Iterator[KeyedError]:
+    if method.guards is not None and method.scope.parameters == "none" and method.norm.statistics != "stream":
+        yield KeyedError("this method never moves a weight, so there is nothing to guard; drop it", "guards")

@@ -1,0 +1,79 @@
+"""Slots that labels come from: the teacher, its pseudo-labels, replayed source images and mixtures of both."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from online_uda.adaptation.settings.base import BelowOne, Cells, NotNegative, Positive, PositiveShare, Share, SlotModel
+from streams.yaml_config import KeyedError
+
+
+class TeacherSettings(SlotModel):
+    """EMA teacher (specs/hamlet.md 2.1) by a capped warm-up rate or by a half-life in frames."""
+
+    cap: BelowOne | None = None
+    half_life_frames: Positive | None = None
+    buffers: Literal["copy", "ema", "keep"] = "copy"
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> Self:
+        if self.cap is not None and self.half_life_frames is not None:
+            raise ValueError("give cap or half_life_frames, not both")
+        return self
+
+
+class StyleSettings(SlotModel):
+    """Target styling of replayed source images: see `online_uda.adaptation.replay.style`.
+
+    ``strength`` is the range that the share of the way from the source look to the stream's is drawn from, once for
+    colour and once for detail.
+    """
+
+    grid: tuple[Cells, Cells] = (6, 6)
+    half_life_frames: Positive = 8.0
+    detail: NotNegative = 1.0
+    strength: tuple[Share, Share] = (0.0, 1.0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.strength[0] > self.strength[1]:
+            raise KeyedError(f"{list(self.strength)} runs backwards; give the smaller strength first", "strength")
+        return self
+
+
+class ReplaySettings(SlotModel):
+    """Source replay buffer and how crops are drawn from it (specs/hamlet.md 2.9); ``crop`` is a share of each side."""
+
+    frames: int = Field(default=256, ge=1)
+    fill: Literal["uniform", "rare_class"] = "rare_class"
+    sampling: Literal["uniform", "rare_class"] = "rare_class"
+    temperature: Positive = 0.01
+    crop: tuple[PositiveShare, PositiveShare] = (1.0, 1.0)
+    batch: int = Field(default=1, ge=1, le=16)
+    style: StyleSettings | None = None
+
+
+class MixingSettings(SlotModel):
+    """ClassMix with a dynamic ratio (near, far), colour jitter and blur (specs/hamlet.md 2.6)."""
+
+    ratio: tuple[Share, Share] = (0.5, 0.75)
+    jitter_probability: Share = 0.8
+    jitter_strength: Share = 0.2
+    blur_probability: Share = 0.5
+
+
+class PseudoLabelSettings(SlotModel):
+    """Teacher labels weighted by the share of confident pixels (specs/hamlet.md 2.7)."""
+
+    confidence: PositiveShare = 0.968
+    ignore_top: Share = 15 / 512
+    ignore_bottom: Share = 120 / 512
+
+    @model_validator(mode="after")
+    def _rows_are_left(self) -> Self:
+        if self.ignore_top + self.ignore_bottom >= 1.0:
+            raise ValueError("ignore_top and ignore_bottom leave no row between them; their sum must be below 1")
+        return self

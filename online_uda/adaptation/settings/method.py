@@ -1,0 +1,61 @@
+"""A whole method: every slot, and the check that they fit."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from online_uda.adaptation.settings.base import SlotModel
+from online_uda.adaptation.settings.fitting import faults_of
+from online_uda.adaptation.settings.guards import GuardSettings
+from online_uda.adaptation.settings.labels import MixingSettings, PseudoLabelSettings, ReplaySettings, TeacherSettings
+from online_uda.adaptation.settings.objectives import ObjectiveSettings
+from online_uda.adaptation.settings.student import (
+    AdapterSettings,
+    AnchorSettings,
+    NormSettings,
+    OptimizerSettings,
+    ScopeSettings,
+)
+from online_uda.adaptation.settings.trigger import AlwaysTrigger, Trigger
+from streams.yaml_config import KeyedErrors
+
+
+class MethodSettings(SlotModel):
+    """A whole method.
+
+    ``student_mode`` is the mode of dropout and stochastic depth while learning: ``train`` as in source training,
+    ``eval`` with both switched off. With ``train``, BatchNorm layers also learn their statistics from the step's crops.
+    ``deploy`` says whose weights predict: the student's, or their average over recent steps, which the teacher holds.
+    """
+
+    description: str = Field(min_length=1)
+    norm: NormSettings = NormSettings()
+    scope: ScopeSettings = ScopeSettings()
+    adapters: AdapterSettings | None = None
+    student_mode: Literal["eval", "train"] = "eval"
+    optimizer: OptimizerSettings = OptimizerSettings()
+    anchor: AnchorSettings = AnchorSettings()
+    steps: int = Field(default=1, ge=1, le=16)
+    teacher: TeacherSettings | None = None
+    replay: ReplaySettings | None = None
+    mixing: MixingSettings | None = None
+    pseudo_labels: PseudoLabelSettings | None = None
+    objectives: ObjectiveSettings = ObjectiveSettings()
+    deploy: Literal["student", "teacher"] = "student"
+    trigger: Trigger = AlwaysTrigger()
+    guards: GuardSettings | None = None
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether labelled source images are needed: for replay, to calibrate the trigger, or for the canary."""
+        return self.replay is not None or (self.guards is not None and self.guards.canary > 0)
+
+    @model_validator(mode="after")
+    def _slots_fit(self) -> Self:
+        faults = list(faults_of(self))
+        if faults:
+            raise KeyedErrors(faults)
+        return self

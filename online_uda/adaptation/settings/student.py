@@ -1,0 +1,101 @@
+"""Slots of the network that learns: its statistics, what of it learns, how, and what pulls it back."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from online_uda.adaptation.settings.base import (
+    BelowOne,
+    NotNegative,
+    Pattern,
+    Positive,
+    PositiveShare,
+    Share,
+    SlotModel,
+)
+from streams.yaml_config import KeyedError
+
+
+class NormSettings(SlotModel):
+    """Statistics that BatchNorm layers normalise with; a network without BatchNorm ignores it.
+
+    ``source`` keeps the trained ones. ``stream`` is an exponential mean of the predicted frames' statistics, started at
+    the source's (BN-EMA, specs/methods.md 3). ``batch`` takes those of the frame at hand (TENT).
+    """
+
+    statistics: Literal["source", "stream", "batch"] = "source"
+    momentum: Share = 0.1
+
+
+class ScopeSettings(SlotModel):
+    """Which parameters learn.
+
+    ``suffix`` are HAMLET's modules n..4 (specs/hamlet.md 2.4): ``select`` says how n is chosen (``hamt`` as published,
+    ``measured`` by loss drop per measured millisecond with ``exploration``), ``train_fuse`` whether the head's fuse and
+    classifier learn too (they never do in the released system). ``names`` are patterns of parameter names
+    (``stages.3.*``); ``freeze`` are patterns that never learn, whatever the rest says.
+    """
+
+    parameters: Literal["none", "norm", "bias", "head", "all", "suffix", "adapters", "names"] = "norm"
+    names: tuple[Pattern, ...] = ()
+    freeze: tuple[Pattern, ...] = ()
+    select: Literal["hamt", "fixed", "measured"] = "hamt"
+    first_module: int = Field(default=1, ge=1, le=4)
+    speeds_hz: tuple[Positive, Positive, Positive, Positive] = (4.21, 4.83, 5.11, 5.73)
+    temperature: Positive = 1.75
+    rate: PositiveShare = 0.1
+    exploration: NotNegative = 1.0
+    train_fuse: bool = False
+
+
+class AdapterSettings(SlotModel):
+    """Small modules that learn beside the layers of the student: see `online_uda.networks.adapters`.
+
+    ``lora`` of rank ``rank``; ``two_rank`` with a second part of ``high_rank``; ``conv``, a 1x1 convolution beside
+    larger ones; ``adaptformer``, a bottleneck of ``rank`` beside (``parallel``) or behind (``sequential``) MLPs.
+    ``targets`` are patterns of module names; empty takes the usual ones.
+    """
+
+    kind: Literal["lora", "two_rank", "conv", "adaptformer"] = "lora"
+    rank: int = Field(default=4, ge=1, le=1024)
+    high_rank: int = Field(default=32, ge=1, le=1024)
+    scale: Positive = 1.0
+    high_scale: Positive = 1.0
+    placement: Literal["parallel", "sequential"] = "parallel"
+    targets: tuple[Pattern, ...] = ()
+
+    @model_validator(mode="after")
+    def _keys_of_the_kind(self) -> Self:
+        of_kind = {"high_rank": "two_rank", "high_scale": "two_rank", "placement": "adaptformer"}
+        for key, kind in of_kind.items():
+            if kind != self.kind and getattr(self, key) != type(self).model_fields[key].default:
+                raise KeyedError(f"belongs to kind {kind}, not to {self.kind}; drop it", key)
+        if self.kind == "conv" and self.rank != type(self).model_fields["rank"].default:
+            raise KeyedError("belongs to the other kinds; a 1x1 convolution has no rank", "rank")
+        return self
+
+
+class OptimizerSettings(SlotModel):
+    """Optimiser of the learning parameters; vectors (norms, biases) have no weight decay."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.0
+    momentum: BelowOne = 0.9
+    head_factor: Positive = 1.0
+
+
+class AnchorSettings(SlotModel):
+    """Pull of the learning parameters and BatchNorm statistics towards the source network, a linear step each time.
+
+    ``pull`` acts after every learning step; ``relax`` on frames on which the drift trigger finds the stream near the
+    source and lets the method rest; ``restart`` before the step of a frame on which the trigger finds that the domain
+    has changed back towards the source: what a storm has taught is no help in the drizzle after it.
+    """
+
+    pull: Share = 0.0
+    relax: Share = 0.0
+    restart: Share = 0.0
