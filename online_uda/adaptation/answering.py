@@ -70,14 +70,16 @@ class Answering:
             UserError: The method normalises with the statistics of the frame at hand, which only torch does.
         """
         norms = named_batch_norms(self._deployed)
-        if self._settings.norm.statistics == "batch" and norms:
+        statistics = self._settings.norm.statistics
+        if statistics in ("batch", "alpha", "iabn") and norms:
             raise UserError(
-                f"method {self._name}: norm.statistics batch changes how frames are predicted; only --backend torch can"
+                f"method {self._name}: norm.statistics {statistics} changes how frames are predicted; only --backend "
+                f"torch can"
             )
         moving = list(moving)
         if self._norm.moves or (moving and self._settings.student_mode == "train"):
             moving += [f"{name}.{what}" for name in norms for what in ("running_mean", "running_var")]
-        watched = tuple(norms) if self._norm.moves else ()
+        watched = tuple(norms) if self._norm.records else ()
         self.predictor = factory(self._deployed, Wishes(tuple(moving), watched))
 
     def publish(self) -> None:

@@ -126,7 +126,7 @@ def _build_trigger(
         assert replay is not None
         detector = calibrate_from_buffer(network.network, replay.buffer, scale=slot.scale)
         return DriftPolicy(network.network, detector, slot.scale)
-    never = settings.scope.parameters == "none" and settings.norm.statistics != "stream"
+    never = settings.scope.parameters == "none" and not settings.norm.moves
     return EveryFrames(0 if never else slot.every)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from online_uda.adaptation.norm_mixed import alpha_moments, instance_aware_moments, mixed_statistics, running
 from online_uda.adaptation.settings import NormSettings
 from online_uda.networks.predictor import Moments
 
@@ -52,8 +54,9 @@ def batch_statistics(layers: list[nn.BatchNorm2d]) -> Iterator[None]:
 class NormStatistics:
     """Applies a `NormSettings` to the BatchNorm layers of a network.
 
-    ``stream``: the statistics of each layer's input are taken during the prediction of a frame, which costs no extra
-    pass, and folded into the running ones afterwards: the frame itself is predicted with the statistics before it.
+    ``stream`` and ``iabn``: the statistics of each layer's input are taken during the prediction of a frame, which
+    costs no extra pass, and folded into the running ones afterwards: the frame itself is predicted with the statistics
+    before it. ``dua`` takes them in a pass of its own over views of the frame.
 
     Args:
         network: The student, in eval mode.
@@ -63,10 +66,12 @@ class NormStatistics:
 
     def __init__(self, network: nn.Module, settings: NormSettings, watched: nn.Module | None = None) -> None:
         self.settings = settings
+        self._network = network
         self._watched = batch_norms(network if watched is None else watched)
         self._layers = batch_norms(network)
         self._seen: list[tuple[Tensor, Tensor] | None] = [None] * len(self._layers)
-        self._source = [(_running(layer)[0].clone(), _running(layer)[1].clone()) for layer in self._layers]
+        self._source = [(running(layer)[0].clone(), running(layer)[1].clone()) for layer in self._layers]
+        self._momentum = settings.momentum
 
     @property
     def has_layers(self) -> bool:
@@ -76,7 +81,17 @@ class NormStatistics:
     @property
     def moves(self) -> bool:
         """Whether `absorb` changes what later frames are predicted with."""
-        return self.settings.statistics == "stream" and self.has_layers
+        return self.settings.moves and self.has_layers
+
+    @property
+    def records(self) -> bool:
+        """Whether `absorb` lives on what a prediction has left; otherwise it wants `look` before it."""
+        return self.moves and not self.looks
+
+    @property
+    def looks(self) -> bool:
+        """Whether `absorb` wants a pass of its own, `look`, over views of the frame (DUA)."""
+        return self.moves and self.settings.statistics == "dua" and self.settings.views > 0
 
     @contextmanager
     def predicting(self, *, record: bool = True) -> Iterator[None]:
@@ -85,29 +100,63 @@ class NormStatistics:
         Args:
             record: False for images that the stream did not bring: they are answered alike and leave no trace.
         """
-        if self.settings.statistics == "source" or not self._layers or (self.moves and not record):
-            yield
-            return
-        if self.settings.statistics == "batch":
-            with batch_statistics(self._watched):
+        with self._normalising(self._watched):
+            if record and self.records:
+                with self._recording(self._watched):
+                    yield
+            else:
                 yield
-            return
-        handles = [layer.register_forward_pre_hook(self._recorder(i)) for i, layer in enumerate(self._watched)]
+
+    @contextmanager
+    def _recording(self, layers: list[nn.BatchNorm2d]) -> Iterator[None]:
+        handles = [layer.register_forward_pre_hook(self._recorder(i)) for i, layer in enumerate(layers)]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    @contextmanager
-    def of_the_batch(self) -> Iterator[None]:
+    def _normalising(self, layers: list[nn.BatchNorm2d]) -> AbstractContextManager[None]:
+        """Statistics that depend on the images at hand, where the settings ask for them."""
+        slot = self.settings
+        if slot.statistics == "batch":
+            return batch_statistics(layers)
+        if slot.statistics == "alpha":
+            return mixed_statistics(layers, lambda layer, x: alpha_moments(layer, x, slot.alpha))
+        if slot.statistics == "iabn":
+            return mixed_statistics(layers, lambda layer, x: instance_aware_moments(layer, x, slot.shrink))
+        return nullcontext()
+
+    def learning(self) -> AbstractContextManager[None]:
+        """Around a pass of the student that it learns from."""
+        return self._normalising(self._layers)
+
+    def on_the_frame(self) -> AbstractContextManager[None]:
+        """As `learning`, on the stream's own frame, where trailing statistics give way to those of the frame.
+
+        With trailing ones the entropy of a shifted frame collapses (specs/leads.md).
+        """
+        trailing = self.moves and self.settings.statistics in ("stream", "dua")
+        return self.of_the_batch() if trailing else self.learning()
+
+    def of_the_batch(self) -> AbstractContextManager[None]:
         """Normalises the student with the statistics of the images at hand; the running ones stay."""
-        with batch_statistics(self._layers):
-            yield
+        return batch_statistics(self._layers)
+
+    @torch.no_grad()
+    def look(self, views: Tensor) -> None:
+        """Takes the statistics of a batch of views of the frame, each layer fed by layers that use them (DUA).
+
+        Args:
+            views: ``(B, 3, h, w)`` float32 RGB in [0, 1].
+        """
+        with self.of_the_batch(), self._recording(self._layers):
+            self._network(views)
 
     def _recorder(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach().float()
+            x = inputs[0].detach()
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
             var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
             self._seen[index] = (mean, var)
 
@@ -133,11 +182,27 @@ class NormStatistics:
         # One check for all layers: each would be a wait for the device.
         if not found or not torch.cat([part for _, *parts in found for part in parts]).isfinite().all():
             return False
+        momentum = self._next_momentum()
         for layer, seen_mean, seen_var in found:
-            mean, var = _running(layer)
-            mean.lerp_(seen_mean, self.settings.momentum)
-            var.lerp_(seen_var, self.settings.momentum)
+            mean, var = running(layer)
+            mean.lerp_(seen_mean.to(mean), momentum)
+            var.lerp_(seen_var.to(var), momentum)
         return True
+
+    def _next_momentum(self) -> float:
+        """Share that the next statistics get; DUA's falls from frame to frame to a floor (Mirza et al. 2022)."""
+        if self.settings.statistics != "dua":
+            return self.settings.momentum
+        self._momentum *= self.settings.decay
+        return self._momentum + self.settings.floor
+
+    def state_dict(self) -> dict[str, Any]:
+        """The momentum; the statistics are buffers of the student."""
+        return {"momentum": self._momentum}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores `state_dict`."""
+        self._momentum = float(state["momentum"])
 
     def copy_buffers(self) -> list[Tensor]:
         """Every buffer of the layers, for `restore_buffers`."""
@@ -151,19 +216,12 @@ class NormStatistics:
 
     def running(self) -> list[Tensor]:
         """The running statistics themselves: mean and variance a layer."""
-        return [statistic for layer in self._layers for statistic in _running(layer)]
+        return [statistic for layer in self._layers for statistic in running(layer)]
 
     @torch.no_grad()
     def pull(self, share: float) -> None:
         """Moves the running statistics a linear step of ``share`` towards the source's."""
         for layer, (source_mean, source_var) in zip(self._layers, self._source, strict=True):
-            mean, var = _running(layer)
+            mean, var = running(layer)
             mean.lerp_(source_mean, share)
             var.lerp_(source_var, share)
-
-
-def _running(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    mean, var = layer.running_mean, layer.running_var
-    assert mean is not None
-    assert var is not None
-    return mean, var

@@ -22,6 +22,7 @@ from online_uda.adaptation.guards.last_good import LastGood
 from online_uda.adaptation.method import StepReport
 from online_uda.adaptation.norm import NormStatistics
 from online_uda.adaptation.pieces import FULL, Effort, Pieces, finish
+from online_uda.adaptation.random_views import random_views
 from online_uda.adaptation.recipe_state import restore_state, saved_state
 from online_uda.adaptation.replay.source import SourceReplay
 from online_uda.adaptation.scope import build_optimizer, freeze_statistics, scope_parameters
@@ -251,6 +252,10 @@ class Recipe:
         if decision.nearer:
             self._anchor.relax(self.settings.anchor.restart)
         self._anchor.wake()
+        if self._norm.looks:
+            yield "absorb.views"
+            with self._autocast():
+                self._norm.look(random_views(frames, self.settings.norm, self._generator))
         absorbed = self._norm.moves and self._norm.absorb()
         losses: dict[str, float] = {}
         learned = rate = None
@@ -326,6 +331,7 @@ class Recipe:
         return {
             "optimizer": self._optimizer, "teacher": self.teacher, "selector": self._scope.selector,
             "replay": self._replay, "trigger": self._trigger, "thrift": self._thrift, "guard": self._guard,
+            "norm": self._norm,
         }  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -149,12 +149,10 @@ class StepGradients:
 
         return both
 
-    @contextmanager
-    def _norm_of_teacher(self) -> Iterator[None]:
+    def _norm_of_teacher(self) -> AbstractContextManager[None]:
         """The teacher normalises with the statistics of the crop at hand where the student does (HAMLET)."""
-        of_the_batch = self._settings.student_mode == "train" or self._settings.norm.statistics == "batch"
-        if self._teacher_norm is None or not of_the_batch:
-            yield
-            return
-        with self._teacher_norm.of_the_batch():
-            yield
+        if self._teacher_norm is None:
+            return nullcontext()
+        if self._settings.student_mode == "train":
+            return self._teacher_norm.of_the_batch()
+        return self._teacher_norm.learning()

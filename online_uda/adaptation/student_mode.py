@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
@@ -32,8 +32,6 @@ class StudentMode:
     ) -> None:
         self._student, self._norm = student, norm
         self._trains = settings.student_mode == "train"
-        self._of_the_batch = settings.norm.statistics == "batch"
-        self._trailing = norm.moves and not self._trains
         self._device = device
         self._rng: tuple[Tensor, Tensor | None] | None = None
         self._seed = 0
@@ -55,15 +53,14 @@ class StudentMode:
         """Around a piece that runs the student."""
         if self._trains:
             return self._training()
-        return self._norm.of_the_batch() if self._of_the_batch else nullcontext()
+        return self._norm.learning()
 
     def on_the_frame(self) -> AbstractContextManager[None]:
         """Around a piece that runs the student on the stream's own frame.
 
-        The frame's own statistics, as in TENT: with trailing ones the entropy of a shifted frame collapses. Train mode
-        uses them anyway, and there the running ones learn from the frame.
+        Train mode uses the frame's own statistics anyway, and there the running ones learn from the frame.
         """
-        return self._norm.of_the_batch() if self._trailing else self()
+        return self._training() if self._trains else self._norm.on_the_frame()
 
     @contextmanager
     def _training(self) -> Iterator[None]:

@@ -80,5 +80,5 @@ def _adapters(method: MethodSettings) -> Iterator[KeyedError]:
 
 
 def _guards(method: MethodSettings) -> Iterator[KeyedError]:
-    if method.guards is not None and method.scope.parameters == "none" and method.norm.statistics != "stream":
+    if method.guards is not None and method.scope.parameters == "none" and not method.norm.moves:
         yield KeyedError("this method never moves a weight, so there is nothing to guard; drop it", "guards")

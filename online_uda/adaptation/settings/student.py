@@ -20,14 +20,41 @@ from streams.yaml_config import KeyedError
 
 
 class NormSettings(SlotModel):
-    """Statistics that BatchNorm layers normalise with; a network without BatchNorm ignores it.
+    """Statistics that BatchNorm layers normalise with; a network without BatchNorm ignores it (specs/methods.md 3).
 
-    ``source`` keeps the trained ones. ``stream`` is an exponential mean of the predicted frames' statistics, started at
-    the source's (BN-EMA, specs/methods.md 3). ``batch`` takes those of the frame at hand (TENT).
+    * ``source`` keeps the trained ones.
+    * ``stream`` is an exponential mean of the predicted frames' statistics, started at the source's (BN-EMA).
+    * ``batch`` takes those of the frame at hand (TENT).
+    * ``alpha`` mixes a share ``alpha`` of the frame's into the source's (alpha-BN); 1 is BN-1.
+    * ``dua`` is an exponential mean whose share falls by ``decay`` a frame, from ``momentum`` to ``floor``, of
+      ``views`` randomly mirrored crops of the frame, ``crop`` of each side; 0 views take the prediction's (DUA).
+    * ``iabn`` corrects the running ones by what in the frame's goes beyond ``shrink`` standard errors, and lets the
+      running ones follow the stream by ``momentum`` (NOTE); 0 leaves them the source's.
     """
 
-    statistics: Literal["source", "stream", "batch"] = "source"
+    statistics: Literal["source", "stream", "batch", "alpha", "dua", "iabn"] = "source"
     momentum: Share = 0.1
+    alpha: Share = 0.1
+    decay: BelowOne = 0.94
+    floor: Share = 0.005
+    views: int = Field(default=4, ge=0, le=64)
+    crop: PositiveShare = 0.5
+    shrink: NotNegative = 3.0
+
+    @property
+    def moves(self) -> bool:
+        """Whether the running statistics follow the stream."""
+        return self.statistics in ("stream", "dua") or (self.statistics == "iabn" and self.momentum > 0.0)
+
+    @model_validator(mode="after")
+    def _keys_of_the_statistics(self) -> Self:
+        of_kind = {"alpha": "alpha", "decay": "dua", "floor": "dua", "views": "dua", "crop": "dua", "shrink": "iabn"}
+        for key, kind in of_kind.items():
+            if kind != self.statistics and getattr(self, key) != type(self).model_fields[key].default:
+                raise KeyedError(f"belongs to statistics {kind}, not to {self.statistics}; drop it", key)
+        if self.statistics == "dua" and self.momentum + self.floor > 1.0:
+            raise KeyedError(f"momentum {self.momentum:g} and floor {self.floor:g} must not exceed 1 together", "floor")
+        return self
 
 
 class ScopeSettings(SlotModel):

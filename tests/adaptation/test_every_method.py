@@ -1,0 +1,104 @@
+"""Every method of configs/methods on a tiny network of either kind: finite, resettable, resumable; pages and names."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recipe_kit import KINDS, SourceSet, changed, copy_of, play, stream, trained
+
+from online_uda.adaptation.build import build_method
+from online_uda.adaptation.recipe import Recipe
+from online_uda.adaptation.settings import MethodSettings
+from online_uda.networks.checkpoints import LoadedNetwork
+from streams.classes import CAMVID_11
+from streams.yaml_config import build, load_yaml
+
+ROOT = Path(__file__).parents[2]
+METHODS = sorted(path.stem for path in (ROOT / "configs" / "methods").glob("*.yaml"))
+SHORT = {
+    "hamlet": (
+        "trigger.window=3", "trigger.up=1e-6", "trigger.down=-1e-6", "replay.frames=8", "replay.sampling=uniform",
+        "trigger.near_value=0.1", "trigger.far_value=5",
+    ),
+    "default": ("replay.frames=8",),
+    "dressed": ("replay.frames=8",),
+}  # fmt: skip
+"""Windows and buffers for a stream of 20 frames and 8 source images."""
+STILL = {"frozen", "norm_alpha"}
+"""Methods of which nothing ever moves."""
+
+
+def make(name: str, kind: str, seed: int = 0) -> Recipe:
+    path = ROOT / "configs" / "methods" / f"{name}.yaml"
+    settings = build(MethodSettings, load_yaml(path), SHORT.get(name, ()))
+    return build_method(
+        settings, name=name, network=LoadedNetwork(trained(kind), CAMVID_11.names, True, kind), classes=CAMVID_11,
+        source=SourceSet(), size=None, seed=seed, device=torch.device("cpu"), bf16=False,
+    )  # fmt: skip
+
+
+def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_stream_of_twenty_frames(name: str, kind: str) -> None:
+    """Batch 1 through changing haze. Reset is the state of the start put back; a resumed run is the same run."""
+    method = make(name, kind)
+    start, weights = through_a_file(method.state_dict()), copy_of(method.student)
+    frames = [*stream(5, haze=0.0), *stream(10, haze=0.7), *stream(5, haze=0.1)]
+    first = method.predict(frames[0]).logits
+    reports = play(method, iter(frames[:17]))
+    resumed = make(name, kind)
+    play(resumed, stream(1, seed=1))
+    torch.manual_seed(4321)
+    resumed.load_state_dict(through_a_file(method.state_dict()))
+    for frame in frames[17:]:
+        one, two = method.predict(frame), resumed.predict(frame)
+        assert one.logits.isfinite().all()
+        assert torch.equal(one.logits, two.logits)
+        reports.append(method.observe(frame, one))
+        assert reports[-1] == resumed.observe(frame, two)
+    assert not changed(copy_of(method.student), copy_of(resumed.student))
+    assert all(math.isfinite(value) for report in reports for value in report.losses.values())
+    assert all(tensor.isfinite().all() for tensor in copy_of(method.student).values())
+    assert any(report.updated for report in reports) is moves(name, kind)
+    method.load_state_dict(start)
+    assert not changed(weights, copy_of(method.student))
+    assert torch.equal(method.predict(frames[0]).logits, first)
+
+
+def moves(name: str, kind: str) -> bool:
+    return name not in STILL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", METHODS)
+def test_two_hundred_frames_stay_finite(name: str, kind: str) -> None:
+    method = make(name, kind)
+    for round_ in range(10):
+        for frame in [*stream(10, haze=0.0, seed=round_), *stream(10, haze=0.7, seed=round_)]:
+            prediction = method.predict(frame)
+            assert prediction.logits.isfinite().all()
+            method.observe(frame, prediction)
+    assert all(tensor.isfinite().all() for tensor in copy_of(method.student).values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_page(name: str) -> None:
+    """Rule, slots, cost, memory, norm types, source data, known failures (specs/methods.md)."""
+    text = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
+    assert text.startswith(f"# {name}\n")
+    wanted = ("**Rule.**", "**Slots.**", "**Cost.**", "**Memory.**", "**Norms.**", "**Source data.**", "**Fails.**")
+    missing = [part for part in wanted if part not in text]
+    assert not missing
