@@ -33,6 +33,7 @@ first Ctrl-C does, with exit status 0.
 
 _RUN_FLAGS = (
     "schedule",
+    "stream",
     "method",
     "network",
     "init",
@@ -73,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     flags.add_argument("--schedule", metavar="NAME|FILE", help="what to play (default: cs2rain)")
+    flags.add_argument(
+        "--stream", metavar="WHAT", help="play this instead: a camera (0), rtsp://..., a video, a folder, 'GLOB*.png'"
+    )
     flags.add_argument("--method", metavar="NAME|FILE", help="how to learn (default: default)")
     flags.add_argument("--network", metavar="NAME|DIR", help="source network (default: segformer_b0_town)")
     flags.add_argument("--init", metavar="HOW", help="weights of an untrained network: random, or pretrained by timm")
@@ -187,6 +191,8 @@ def _run(
         folder = RunFolder.reopen(Path(resumed)).path
         inputs = open_inputs(resume_plan(folder / "config.yaml", options, overrides))
     else:
+        if "stream" in options and "schedule" in options:
+            raise UserError("--stream and --schedule exclude each other; a run plays one of them")
         plan = resolve(options, overrides)
         folder = Path(plan.run.out) if plan.run.out else default_folder(plan.schedule.name, plan.method_name)
         inputs = open_inputs(plan, folder)

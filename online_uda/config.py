@@ -21,7 +21,7 @@ from streams.schedule import Schedule, Side
 from streams.yaml_config import ConfigError, ConfigModel, KeyedError, KeyedErrors, load_yaml, unknown_name
 
 METHODS = Path(__file__).resolve().parents[1] / "configs" / "methods"
-NUMBERS_UNTOUCHED = ("out", "snapshot_every", "tensorboard")
+NUMBERS_UNTOUCHED = ("out", "snapshot_every", "tensorboard", "stream_timeout")
 """Run keys that may differ when a run is resumed: no score depends on them."""
 
 Backend = Literal["auto", "torch", "compile", "onnxruntime"]
@@ -42,6 +42,7 @@ class RunConfig(ConfigModel):
 
     Attributes:
         schedule: Name in configs/schedules, or a YAML file.
+        stream: Camera, address, video file, folder or images to play in place of a schedule (`streams.live.feed`).
         method: Name in configs/methods, or a YAML file.
         network: Registered name, encoder with head, or folder; None takes the network trained on the built-in town.
         init: Where the weights of an untrained network come from: ``random``, or ``pretrained`` for its encoder.
@@ -66,10 +67,12 @@ class RunConfig(ConfigModel):
         clock: ``real``, or a file of costs (`online_uda.runtime.costs`) that time is made up from.
         constant_speed: Speed of the stream over that of a plain forward pass, in (0, 1], for the protocol of Alfarra et
             al. (`online_uda.runtime.constant_speed`); None for no such protocol.
+        stream_timeout: Seconds of silence after which a live stream counts as lost.
         out: Folder of the run; None makes ``runs/SCHEDULE-METHOD-TIME``.
     """
 
     schedule: str = Field("cs2rain", min_length=1)
+    stream: str | None = Field(None, min_length=1)
     method: str = Field("default", min_length=1)
     network: str | None = Field(None, min_length=1)
     init: Literal["random", "pretrained"] | None = None
@@ -90,6 +93,7 @@ class RunConfig(ConfigModel):
     learn: Literal["sync", "interleaved", "async"] | None = None
     clock: str = Field("real", min_length=1)
     constant_speed: float | None = Field(None, gt=0.0, le=1.0)
+    stream_timeout: float = Field(5.0, ge=0.1, le=3600.0)
     out: str | None = Field(None, min_length=1)
 
     @model_validator(mode="after")

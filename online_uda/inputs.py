@@ -11,6 +11,7 @@ from online_uda.networks.spec import form_of, parse_architecture, read_descripti
 from online_uda.reports.run_folder import RunFolder
 from online_uda.runtime.costs import StageCosts
 from streams.frame import LabelledSet
+from streams.live.stream import FeedStream
 from streams.sources.folder import check_files, scan_folder
 from streams.sources.labelled import TOWN, open_labelled
 from streams.sources.town import TOWN_SIZE
@@ -33,7 +34,7 @@ class RunInputs:
     """
 
     plan: RunPlan
-    stream: Stream
+    stream: Stream | FeedStream
     source: LabelledSet | None
     size: tuple[int, int]
 
@@ -56,12 +57,17 @@ def open_inputs(plan: RunPlan, new_folder: Path | None = None) -> RunInputs:
     if plan.run.clock != "real":
         with faults.collecting():
             StageCosts.read(Path(plan.run.clock))
-    stream = source = None
+    stream: Stream | FeedStream | None = None
+    source = None
     size = TOWN_SIZE
     with faults.collecting():
         run = plan.run
-        stream = Stream(plan.schedule, seed=run.seed, size=run.size, frames=run.frames, prefetch=FRAMES_AHEAD)
-        size = frame_size(plan)
+        if plan.schedule.visits[0].stream is not None:
+            stream = FeedStream(plan.schedule, size=run.size, frames=run.frames, timeout_s=run.stream_timeout)
+            size = stream.size
+        else:
+            stream = Stream(plan.schedule, seed=run.seed, size=run.size, frames=run.frames, prefetch=FRAMES_AHEAD)
+            size = frame_size(plan)
     with faults.collecting():
         source = _open_source(plan, size)
     faults.raise_any()

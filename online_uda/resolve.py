@@ -29,6 +29,7 @@ from online_uda.config import (
 from online_uda.errors import USER_ERRORS, UserError
 from online_uda.networks.catalogue import DEFAULT_NETWORK
 from online_uda.networks.spec import described_networks, form_of
+from online_uda.stream_schedule import named_feed, stream_document
 from streams.classes import CITYSCAPES_19, CLASS_SETS, find_classes
 from streams.schedule import SCHEDULES, Schedule, find_schedule
 from streams.sources.labelled import TOWN
@@ -54,11 +55,17 @@ def resolve(options: RunConfig | Mapping[str, Any], overrides: Sequence[str] = (
     split, faults = _split(overrides), Faults()
     _misplaced(split, faults)
     run = _build_run(_flags(options), split, faults)
+    if run.stream is not None and run.schedule != RunConfig.model_fields["schedule"].default:
+        faults.lines.append("--stream and --schedule exclude each other; a run plays one of them")
     schedule = method = None
     schedule_document = from_mapping({}, run.schedule)
     with faults.collecting():
-        path = find_schedule(run.schedule)
-        schedule_document = override(nested(load_yaml(path), _SCHEDULE), split[_SCHEDULE])
+        if run.stream is not None:
+            path, document = Path("--stream"), stream_document(run.stream, run.classes)
+        else:
+            path = find_schedule(run.schedule)
+            document = load_yaml(path)
+        schedule_document = override(nested(document, _SCHEDULE), split[_SCHEDULE])
         schedule = _build_schedule(schedule_document, path)
     method_name = run.method
     with faults.collecting():
@@ -96,13 +103,15 @@ def resume_plan(config: Path, options: Mapping[str, Any], overrides: Sequence[st
     run = _build_run(overlaid(nested(part(stored_document, _RUN), _RUN), _flags(options)), split, faults)
     faults.raise_any()
     named = {*options, *(text.partition("=")[0].strip().removeprefix("run.") for text in split[_RUN])}
-    if named & {"schedule", "method"}:
+    if named & {"schedule", "stream", "method"}:
         wanted = resolve(run, [*split[_SCHEDULE], *split[_METHOD]])
     else:
         wanted = replace(_stored_plan(stored_document, split), run=_absolute(run, stored.schedule, faults))
     ignored = [f"{_RUN}.{key}:" for key in NUMBERS_UNTOUCHED]
     for key in (_SCHEDULE, _METHOD):
-        if getattr(stored.run, key) != getattr(wanted.run, key):
+        if getattr(stored.run, key) != getattr(wanted.run, key) or (
+            key == _SCHEDULE and stored.run.stream != wanted.run.stream
+        ):
             ignored.append(f"{key}.")  # another name says it; the list of its settings would bury the rest
     lines = [line for line in differences(stored.as_dict(), wanted.as_dict()) if not line.startswith(tuple(ignored))]
     if lines:
@@ -235,6 +244,9 @@ def _absolute(run: RunConfig, schedule: Schedule | None, faults: Faults) -> RunC
     if network is not None:
         is_file = form_of(network) in ("description", "path") and network not in described_networks()
         changes["network"] = _absolute_path(network) if is_file else network
+    if run.stream is not None:
+        with suppress(*USER_ERRORS):  # reported where it was looked up
+            changes["stream"] = named_feed(run.stream).where
     if run.clock != "real":
         changes["clock"] = _absolute_path(run.clock)
     if run.source is not None and run.source != TOWN:

@@ -135,7 +135,7 @@ def start(
             make_pace = partial(ConstantSpeed, method, clock=clock, eta=plan.run.constant_speed)
         if plan.run.has_deadlines:
             make_pace = partial(
-                on_time_pace, plan.run, method, open_clock(plan.run, device), total=len(inputs.stream),
+                on_time_pace, plan.run, method, open_clock(plan.run, device), total=inputs.stream.length,
                 size=inputs.size, folder=run_folder.path,
             )  # fmt: skip
         runner = Runner(plan, run_folder, inputs.stream, method, frozen, digest, device, clock, console, make_pace)

@@ -12,12 +12,13 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from streams.classes import CITYSCAPES_19, CLASS_SETS, find_classes
 from streams.errors import StreamError
 from streams.frame import ClassSet
+from streams.live.feed import parse_feed
 from streams.sources.folder import scan_folder
 from streams.yaml_config import ConfigModel, KeyedError, KeyedErrors, build, load_yaml, unknown_name
 
 SCHEDULES = Path(__file__).resolve().parents[1] / "configs" / "schedules"
 LIST_COMMAND = "run_stream.py --list schedules"
-SOURCE_KEYS = ("folder", "town")
+SOURCE_KEYS = ("folder", "town", "stream")
 MIN_SIDE, MAX_SIDE = 32, 4096
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 
@@ -48,6 +49,7 @@ class Visit(ConfigModel):
         domain: Name under which scores are kept, such as ``rain50``.
         folder: Folder of frames (``images/`` and optional ``labels/``, or images alone); absolute once loaded.
         town: The built-in town, unlimited.
+        stream: Camera, address, video file or images (`streams.live.feed`); the only visit of its schedule.
         weather: Events in the order of application, such as ``{rain: 50}``; empty is clear.
         frames: Length; None takes the schedule's, or the whole folder.
     """
@@ -55,6 +57,7 @@ class Visit(ConfigModel):
     domain: str = Field(min_length=1)
     folder: Path | None = None
     town: Annotated[Town | None, BeforeValidator(_town)] = None
+    stream: str | None = None
     weather: dict[str, Any] = Field(default_factory=dict)
     frames: int | None = Field(None, ge=1)
 
@@ -68,6 +71,13 @@ class Visit(ConfigModel):
         folder = Path((info.context or {}).get("base", ".")).absolute() / folder
         scan_folder(folder)
         return folder
+
+    @field_validator("stream")
+    @classmethod
+    def _find_stream(cls, stream: str | None, info: ValidationInfo) -> str | None:
+        if stream is None:
+            return None
+        return parse_feed(stream, Path((info.context or {}).get("base", "."))).where
 
     @field_validator("weather")
     @classmethod
@@ -94,7 +104,9 @@ class Visit(ConfigModel):
         given = [key for key in SOURCE_KEYS if getattr(self, key) is not None]
         if len(given) != 1:
             found = f"got {' and '.join(given)}" if given else "got none"
-            raise ValueError(f"a visit names one source ({' or '.join(SOURCE_KEYS)}), {found}")
+            raise ValueError(f"a visit names one source ({', '.join(SOURCE_KEYS[:-1])} or {SOURCE_KEYS[-1]}), {found}")
+        if self.stream is not None and self.weather:
+            raise KeyedError("is rendered on folders and the town; a stream has its own", "weather")
         if self.folder is not None and self.frames is not None:
             available = len(scan_folder(self.folder).images)
             if self.frames > available:
@@ -146,6 +158,8 @@ class Schedule(ConfigModel):
             raise KeyedError("a schedule needs at least one visit", "visits")
         errors = []
         for index, visit in enumerate(self.visits):
+            if visit.stream is not None and len(self.visits) > 1:
+                errors.append(KeyedError("a stream stands alone; give it to --stream", "visits", index, "stream"))
             if visit.town is None:
                 continue
             if self.classes != CITYSCAPES_19.name:

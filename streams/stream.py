@@ -110,6 +110,17 @@ class Stream:
         pairs = zip(self.visits, self.visits[1:], strict=False)
         return tuple(after.first for before, after in pairs if before.domain != after.domain)
 
+    @property
+    def length(self) -> int:
+        """Number of frames, bad ones included; streams that have no known end give None here."""
+        return len(self)
+
+    def stop(self) -> None:
+        """For streams that may wait for a frame: this one never does."""
+
+    def figures(self) -> None:
+        """What the summary says of a stream that is no schedule; nothing here."""
+
     def __len__(self) -> int:
         return self.visits[-1].first + self.visits[-1].frames
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "online_uda", "torch", "torchvision", "timm", "numpy", "numba", "opencv-python", "pydantic", "safetensors",
+    "online_uda", "torch", "torchvision", "timm", "numpy", "numba", "opencv-python", "av", "pydantic", "safetensors",
     "tensorboard", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime",
     "tqdm",
 )  # fmt: skip

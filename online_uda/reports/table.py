@@ -87,17 +87,13 @@ def _aligned(*blocks: list[Row], colour: bool) -> list[str]:
 
 
 def _facts(summary: dict[str, Any]) -> list[str]:
-    found = summary["detection"]
-    changes = f"{found['found']} of {len(summary['boundaries'])} changes"
-    if found["median_delay"] is not None:
-        changes += f", median delay {found['median_delay']:g} frames"
     scoring = "a frame is scored before anything is learned from it; one confusion matrix a visit;"
     if summary.get("on_time"):
         scoring = "a frame is scored by the mask at hand at its deadline; one confusion matrix a visit;"
     facts = [
         ("scoring", scoring),
         ("", "harmonic mean = n / sum(1 / mIoU) over the visits with labels"),
-        ("detected", f"{changes}; {len(found['false_alarms'])} false alarms"),
+        ("detected", _detected(summary)),
     ]
     harm = summary["harm"]
     if harm["frame_share"] is not None:
@@ -108,7 +104,7 @@ def _facts(summary: dict[str, Any]) -> list[str]:
         if values["p50"] is not None:
             figures = ", ".join(f"{key} {values[key]:.1f}" for key in ("p50", "p95", "p99", "max"))
             facts.append((f"{stage} ms", figures))
-    facts += _on_time_facts(summary)
+    facts += _on_time_facts(summary) + _stream_facts(summary)
     if summary.get("peak_memory_mb") is not None:
         facts.append(("memory", f"peak {summary['peak_memory_mb']:.0f} MiB"))
     if summary["faults"]:
@@ -121,6 +117,27 @@ def _facts(summary: dict[str, Any]) -> list[str]:
         facts.append(("report", f"{failure['sink']} failed at frame {failure['frame']}: {failure['error']}"))
     width = max(len(name) for name, _ in facts)
     return [f"{name:<{width}}  {text}" for name, text in facts]
+
+
+def _detected(summary: dict[str, Any]) -> str:
+    """What the method announced, against the true changes where these are known."""
+    if summary.get("stream"):
+        number = len(summary["detections"])
+        return f"{number} change{'' if number == 1 else 's'}; what has changed in truth is not known"
+    found = summary["detection"]
+    changes = f"{found['found']} of {len(summary['boundaries'])} changes"
+    if found["median_delay"] is not None:
+        changes += f", median delay {found['median_delay']:g} frames"
+    return f"{changes}; {len(found['false_alarms'])} false alarms"
+
+
+def _stream_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a live stream adds."""
+    stream = summary.get("stream")
+    if not stream or not stream["live"]:
+        return []
+    lost = f"lost {stream['outages']} times for {stream['outage_s']:.1f} s, reconnected {stream['reconnects']} times"
+    return [("stream", f"{stream['received']} pictures received, {stream['dropped']} dropped for newer ones; {lost}")]
 
 
 def _on_time_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:

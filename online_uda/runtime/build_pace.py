@@ -42,7 +42,7 @@ def on_time_pace(
     clock: RealClock | SimulatedClock,
     scorer: Scorer,
     *,
-    total: int,
+    total: int | None,
     size: tuple[int, int],
     folder: Path,
 ) -> OnTime:
@@ -53,7 +53,7 @@ def on_time_pace(
         method: Predicts and learns.
         clock: From `open_clock`.
         scorer: Of the run.
-        total: Frames of the stream.
+        total: Frames of the stream; None where it has no known end.
         size: Height and width of frames.
         folder: Where measured costs are kept, as `COSTS_FILE`.
 

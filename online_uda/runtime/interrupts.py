@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -19,12 +20,16 @@ class GracefulStop:
 
     Only the main thread may handle signals; in any other, and outside the block, they do what they did before.
 
+    Args:
+        on_request: Called by the first signal, inside its handler: ends what waits for a frame that may never come.
+
     Attributes:
         requested: Whether to stop after the frame in hand.
         terminated: Whether SIGTERM asked for it first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_request: Callable[[], None] = lambda: None) -> None:
+        self._on_request = on_request
         self.requested = False
         self.terminated = False
         self._before: dict[int, Any] = {}
@@ -37,6 +42,8 @@ class GracefulStop:
     def _note(self, number: int, frame: FrameType | None) -> None:
         again = self.requested
         self.requested = True
+        if not again:
+            self._on_request()
         if number == signal.SIGTERM:
             if not again:
                 self.terminated = True

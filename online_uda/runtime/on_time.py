@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -36,7 +37,7 @@ class OnTime:
         clock: Of the stream.
         watch: Times the stages on it.
         camera: Rate and budget.
-        total: Frames of the stream.
+        total: Frames of the stream; None where it has no known end.
         about: Entries of the summary that say what was asked for.
         at_end: Called once when the run ends.
     """
@@ -48,12 +49,13 @@ class OnTime:
         clock: StreamClock,
         watch: Stopwatch,
         camera: Camera,
-        total: int,
+        total: int | None,
         about: Mapping[str, Any],
         at_end: Callable[[], None],
     ) -> None:
         self._mode, self._scorer, self._clock, self._watch = mode, scorer, clock, watch
-        self._fps, self._budget_s, self._total, self._about = camera.fps, camera.budget_s, total, dict(about)
+        self._fps, self._budget_s, self._about = camera.fps, camera.budget_s, dict(about)
+        self._total = math.inf if total is None else total
         self._at_end = at_end
         self._camera: Camera | None = None
         self._stream_s: float | None = None

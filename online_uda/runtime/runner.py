@@ -28,6 +28,7 @@ from online_uda.runtime.rng import rng_state, set_rng_state
 from online_uda.runtime.scoring import Scorer
 from online_uda.runtime.snapshot import RunState, latest_state, write_snapshot
 from streams.frame import StreamItem
+from streams.live.stream import FeedStream
 from streams.stream import Stream
 
 
@@ -53,7 +54,7 @@ class Runner:
         self,
         plan: RunPlan,
         folder: RunFolder,
-        stream: Stream,
+        stream: Stream | FeedStream,
         method: Method,
         frozen: Segmenter,
         network_digest: str,
@@ -69,6 +70,7 @@ class Runner:
         self.pace = Untimed(method, self.scorer, clock) if make_pace is None else make_pace(self.scorer)
         self.next_frame = 0
         self._resumed = False
+        self._ended = False
         self._saved_at: int | None = None
         self._save_due = False
         self.snapshot_failures = 0
@@ -89,7 +91,7 @@ class Runner:
         for what, saved, here in (
             ("configuration", state.config_digest, self.plan.digest()),
             ("network weights", state.network_digest, self.network_digest),
-            ("stream length", state.total_frames, len(self.stream)),
+            ("stream length", state.total_frames, self.stream.length),
         ):
             if saved != here:
                 raise UserError(
@@ -104,6 +106,8 @@ class Runner:
         set_rng_state(state.rng)
         self.next_frame = self._saved_at = state.next_frame
         self._wall_s_before = state.wall_s
+        if isinstance(self.stream, FeedStream):
+            self.stream.go_on_at(state.wall_s)
 
     def run(self) -> dict[str, Any]:
         """Plays to the end, or to the frame in hand at Ctrl-C; then saves, reports and writes the summary.
@@ -116,7 +120,7 @@ class Runner:
             KeyboardInterrupt: At the second Ctrl-C, at once.
         """
         self._started_s = self.clock.now_s()
-        with self.stream, SinkGroup(self._sinks()) as sinks, GracefulStop() as stop:
+        with self.stream, SinkGroup(self._sinks()) as sinks, GracefulStop(self.stream.stop) as stop:
             try:
                 fault = self._play(sinks, stop)
             finally:
@@ -142,6 +146,7 @@ class Runner:
             except USER_ERRORS as fault:
                 return fault
             if item is None:
+                self._ended = not stop.requested
                 break
             record = self._take(item)
             with self.pace.off_clock():
@@ -163,7 +168,7 @@ class Runner:
     def state(self) -> RunState:
         """Everything the run knows, between two frames."""
         return RunState(
-            next_frame=self.next_frame, total_frames=len(self.stream), config_digest=self.plan.digest(),
+            next_frame=self.next_frame, total_frames=self.stream.length, config_digest=self.plan.digest(),
             network_digest=self.network_digest, wall_s=self._wall_s(), method=self.method.state_dict(),
             evaluator=self.evaluator.state_dict(), latency=self.scorer.latency.state_dict(),
             pace=self.pace.state_dict(), rng=rng_state(),
@@ -180,8 +185,9 @@ class Runner:
             network=self.plan.network_name,
             seed=run.seed,
             extra={
-                "interrupted": self.next_frame < len(self.stream),
-                "frames_planned": len(self.stream),
+                "interrupted": not self._ended and self.next_frame != self.stream.length,
+                "frames_planned": self.stream.length,
+                "stream": self.stream.figures(),
                 "size": list(run.size or self.plan.schedule.size or ()) or None,
                 "device": run.device,
                 "threads": run.threads,
@@ -222,5 +228,5 @@ class Runner:
             domains = [visit.domain for visit in self.stream.visits]
             sinks.append(TensorBoardSink(self.folder.tensorboard, self.stream.classes, domains, resumed_at))
         if self.console:
-            sinks.append(ConsoleSink(len(self.stream), self.next_frame))
+            sinks.append(ConsoleSink(self.stream.length, self.next_frame))
         return sinks

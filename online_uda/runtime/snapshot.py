@@ -33,7 +33,7 @@ class RunState:
 
     Attributes:
         next_frame: Stream index of the frame that comes next.
-        total_frames: Length of the stream.
+        total_frames: Length of the stream; None where it has no known end.
         config_digest: `RunPlan.digest` of the run.
         network_digest: `weights_digest` of the source network.
         wall_s: Seconds the run has taken so far, over all its parts.
@@ -45,7 +45,7 @@ class RunState:
     """
 
     next_frame: int
-    total_frames: int
+    total_frames: int | None
     config_digest: str
     network_digest: str
     wall_s: float

@@ -73,8 +73,8 @@ def test_all_errors_at_once_with_positions(tmp_path: Path, make_folder: Callable
         "s.yaml:6:40: visits.1.weather.rian: unknown weather 'rian' (did you mean 'rain'?)",
         "s.yaml:6:49: visits.1.weather.fgo: unknown weather 'fgo' (did you mean 'fog'?)",
         "s.yaml:7:46: visits.2.weather.rain: " + lines[6].split("visits.2.weather.rain: ")[1],
-        "s.yaml:8:5: visits.3: a visit names one source (folder or town), got folder and town",
-        "s.yaml:9:5: visits.4: a visit names one source (folder or town), got none",
+        "s.yaml:8:5: visits.3: a visit names one source (folder, town or stream), got folder and town",
+        "s.yaml:9:5: visits.4: a visit names one source (folder, town or stream), got none",
         "s.yaml:10:38: visits.5.frames: asks for 7 frames, day has 6",
         "s.yaml:11:24: visits.6.town.rout: unknown key (did you mean 'route'?)",
     ]
