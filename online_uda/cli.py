@@ -34,6 +34,8 @@ first Ctrl-C does, with exit status 0.
 _RUN_FLAGS = (
     "schedule",
     "stream",
+    "save_video",
+    "save_masks",
     "method",
     "network",
     "init",
@@ -101,6 +103,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--clock", metavar="real|FILE", help="with --fps: time from a file of costs, such as RUN/costs.json"
     )
+    flags.add_argument("--save-video", metavar="FILE.mp4", help="write the overlay: frozen and adapted side by side")
+    flags.add_argument("--save-masks", metavar="DIR", help="write the masks as PNG (run.mask_ids=train|label|colour)")
+    flags.add_argument("--show", action="store_true", help="show the overlay in a window")
     flags.add_argument("--out", metavar="DIR", help="run folder (default: runs/SCHEDULE-METHOD-TIME)")
     flags.add_argument("--resume", metavar="DIR", help="continue the run of this folder")
     flags.add_argument("--list", choices=("schedules", "methods", "networks"), help="show what can be named, and stop")
@@ -125,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _print_list(arguments.list)
             return OK
         options = {key: value for key in _RUN_FLAGS if (value := getattr(arguments, key)) is not None}
+        if arguments.show:
+            options["show"] = True
         scope = _scope_overrides(arguments.scope, arguments.freeze)
         return _run(options, [*scope, *overrides], arguments.resume, words, show_scope=bool(scope))
     except USER_ERRORS as error:

@@ -21,7 +21,9 @@ from streams.schedule import Schedule, Side
 from streams.yaml_config import ConfigError, ConfigModel, KeyedError, KeyedErrors, load_yaml, unknown_name
 
 METHODS = Path(__file__).resolve().parents[1] / "configs" / "methods"
-NUMBERS_UNTOUCHED = ("out", "snapshot_every", "tensorboard", "stream_timeout")
+NUMBERS_UNTOUCHED = (
+    "out", "snapshot_every", "tensorboard", "stream_timeout", "save_video", "save_masks", "mask_ids", "show",
+)  # fmt: skip
 """Run keys that may differ when a run is resumed: no score depends on them."""
 
 Backend = Literal["auto", "torch", "compile", "onnxruntime"]
@@ -68,6 +70,10 @@ class RunConfig(ConfigModel):
         constant_speed: Speed of the stream over that of a plain forward pass, in (0, 1], for the protocol of Alfarra et
             al. (`online_uda.runtime.constant_speed`); None for no such protocol.
         stream_timeout: Seconds of silence after which a live stream counts as lost.
+        save_video: MP4 file of the overlay, frozen beside adapted; None writes none.
+        save_masks: Folder of predicted masks, a PNG a frame; None writes none.
+        mask_ids: What these hold: ``train`` ids, ``label`` ids as in label files, ``colour``: train ids with a palette.
+        show: Whether the overlay is shown in a window.
         out: Folder of the run; None makes ``runs/SCHEDULE-METHOD-TIME``.
     """
 
@@ -94,6 +100,10 @@ class RunConfig(ConfigModel):
     clock: str = Field("real", min_length=1)
     constant_speed: float | None = Field(None, gt=0.0, le=1.0)
     stream_timeout: float = Field(5.0, ge=0.1, le=3600.0)
+    save_video: str | None = Field(None, min_length=1)
+    save_masks: str | None = Field(None, min_length=1)
+    mask_ids: Literal["train", "label", "colour"] = "train"
+    show: bool = False
     out: str | None = Field(None, min_length=1)
 
     @model_validator(mode="after")

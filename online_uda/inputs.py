@@ -8,6 +8,7 @@ from pathlib import Path
 from online_uda.config import Faults, RunPlan
 from online_uda.networks.catalogue import NETWORK_DESCRIPTIONS
 from online_uda.networks.spec import form_of, parse_architecture, read_description
+from online_uda.reports.outputs import check_outputs
 from online_uda.reports.run_folder import RunFolder
 from online_uda.runtime.costs import StageCosts
 from streams.frame import LabelledSet
@@ -57,6 +58,8 @@ def open_inputs(plan: RunPlan, new_folder: Path | None = None) -> RunInputs:
     if plan.run.clock != "real":
         with faults.collecting():
             StageCosts.read(Path(plan.run.clock))
+    with faults.collecting():
+        check_outputs(plan, resumed=new_folder is None)
     stream: Stream | FeedStream | None = None
     source = None
     size = TOWN_SIZE

@@ -247,6 +247,9 @@ def _absolute(run: RunConfig, schedule: Schedule | None, faults: Faults) -> RunC
     if run.stream is not None:
         with suppress(*USER_ERRORS):  # reported where it was looked up
             changes["stream"] = named_feed(run.stream).where
+    for key in ("save_video", "save_masks"):
+        if getattr(run, key) is not None:
+            changes[key] = _absolute_path(getattr(run, key))
     if run.clock != "real":
         changes["clock"] = _absolute_path(run.clock)
     if run.source is not None and run.source != TOWN:

@@ -45,6 +45,7 @@ class FrameRecord:
         visit_miou: mIoU of the visit so far, adapted network.
         visit_miou_frozen: The same for the frozen network.
         agreement: Share of pixels on which both networks agree, in percent.
+        confidence: Mean probability of the predicted class over the pixels, in percent; needs no label.
         signal: Value of the domain-shift signal.
         detected: A domain change was announced at this frame.
         updated: An adaptation step ran after this frame.
@@ -85,6 +86,7 @@ class FrameRecord:
     dropped: bool = False
     late: bool = False
     mask_of: int | None = None
+    confidence: float | None = None
     images: FrameImages | None = None
 
     def as_json(self) -> dict[str, Any]:

@@ -115,6 +115,7 @@ class OnTime:
             late = finished_s > camera.deadline_s(index)
             self.score.late += late
             record = self._scored(camera, frame, truth, own.shape)
+            confidence = scorer.confidence(prediction)
 
         watched = self._mode.show(index, frames, prediction)
         self._mode.use_slack(camera.arrival_s(index + 1))
@@ -129,7 +130,7 @@ class OnTime:
             updated=updated, scope=None if report is None else report.scope,
             lr=None if report is None else report.learning_rate, losses={} if report is None else report.losses,
             predict_ms=predict.latency_ms, adapt_ms=sum(step.cost_ms for step in steps) if updated else None,
-            frame_ms=latency_ms, late=late,
+            frame_ms=latency_ms, late=late, confidence=confidence,
         )  # fmt: skip
 
     def _drop(self, camera: Camera, frame: Frame, truth: Truth) -> FrameRecord:

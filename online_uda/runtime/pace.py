@@ -83,6 +83,7 @@ class Untimed:
 
         scored = scorer.at_label_size(truth, mask, prediction)
         score, images = scorer.score(frame, truth, scored, scorer.frozen_mask(frames, scored))
+        confidence = scorer.confidence(prediction)
 
         with self._clock.measure("adapt") as adapt:
             step = self._method.observe(frames, prediction)
@@ -102,7 +103,7 @@ class Untimed:
             score.miou, score.miou_frozen, score.visit_miou, score.visit_miou_frozen, score.agreement,
             signal=step.signal, detected=step.detected, updated=step.updated, scope=step.scope, lr=step.learning_rate,
             losses=step.losses, predict_ms=predict.latency_ms, adapt_ms=adapt.latency_ms if step.updated else None,
-            frame_ms=frame_ms, images=images,
+            frame_ms=frame_ms, confidence=confidence, images=images,
         )  # fmt: skip
 
     def figures(self) -> dict[str, Any]:

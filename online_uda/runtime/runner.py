@@ -17,6 +17,7 @@ from online_uda.evaluation.summary import build_summary
 from online_uda.networks.segmenter import Segmenter
 from online_uda.reports.console import ConsoleSink
 from online_uda.reports.jsonl import JsonlSink
+from online_uda.reports.outputs import output_sinks
 from online_uda.reports.record import FrameRecord
 from online_uda.reports.run_folder import RunFolder
 from online_uda.reports.sinks import Sink, SinkGroup
@@ -227,6 +228,7 @@ class Runner:
         if self.plan.run.tensorboard:
             domains = [visit.domain for visit in self.stream.visits]
             sinks.append(TensorBoardSink(self.folder.tensorboard, self.stream.classes, domains, resumed_at))
+        sinks += output_sinks(self.plan, self.stream.classes, resumed_at)
         if self.console:
             sinks.append(ConsoleSink(self.stream.length, self.next_frame))
         return sinks

@@ -66,6 +66,12 @@ class Scorer:
         score = self.evaluator.update(frame.index, truth, scored, scored_frozen)
         return score, FrameImages(frame.image, scored, scored_frozen, truth.label)
 
+    @staticmethod
+    def confidence(prediction: Segmentation) -> float:
+        """Mean probability of the predicted class, in percent, over every other pixel of the logits."""
+        with torch.inference_mode():
+            return 100.0 * float(prediction.logits[..., ::2, ::2].float().softmax(1).amax(1).mean())
+
     def fault(self, item: StreamItem) -> FrameRecord:
         """Counts and records a tick without a usable frame."""
         reason = item.fault or "no frame"
