@@ -3,8 +3,9 @@
     python -m benchmarks.kill_resume
 
 A run of a tiny network that learns on every frame and writes a snapshot after every frame, so that many kills fall into
-a write. Each trial kills the run, and up to two of its continuations, after a random time; the last continuation ends.
-Compared are all scores of `summary.json`, every line of `frames.jsonl` and every tensor of the method's state. Writes
+a write. Each trial kills the run, and up to two of its continuations: one kill in five at any moment, for to start a
+run takes longer than to play it; the others at a random moment of a random frame. The last continuation ends. Compared
+are all scores of `summary.json`, every line of `frames.jsonl` and every tensor of the state of the method. Writes
 docs/benchmarks/kill_resume.json and docs/benchmarks/kill_resume.md.
 """
 
@@ -15,8 +16,12 @@ import json
 import multiprocessing
 import os
 import random
+import shlex
+import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +34,9 @@ from online_uda.reports.environment import describe_environment
 from online_uda.runtime.snapshot import read_snapshot, snapshots
 
 TIMES = ("predict_ms", "adapt_ms", "frame_ms", "latency_ms", "wall_s", "frames_per_s", "peak_memory_mb")
+AT_ANY_MOMENT = 0.2
+"""Share of kills that may also fall into the start of a run."""
+_GLANCE_S = 0.002
 FORK = multiprocessing.get_context("fork")
 """A child that has everything imported starts within milliseconds: its kills fall into the run and not into imports."""
 
@@ -40,10 +48,21 @@ def _child(arguments: list[str], log: str) -> None:
         os._exit(run_stream(arguments))
 
 
-def play(arguments: list[str], log: Path, kill_after_s: float | None = None) -> int:
-    """Runs the command line in a process of its own; its exit status, or -9 if it was killed."""
+def play(
+    arguments: list[str], log: Path, kill_after_s: float | None = None, once: Callable[[], bool] = lambda: True
+) -> int:
+    """Runs the command line in a process of its own; its exit status, or -9 if it was killed.
+
+    Args:
+        arguments: Of the command line.
+        log: Gets what it says.
+        kill_after_s: Seconds after ``once`` to kill it; None lets it end.
+        once: From when on these seconds count.
+    """
     process = FORK.Process(target=_child, args=(arguments, str(log)))
     process.start()
+    while kill_after_s is not None and process.is_alive() and not once():
+        time.sleep(_GLANCE_S)
     process.join(kill_after_s)
     if process.exitcode is None:
         process.kill()
@@ -77,8 +96,23 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+def _played(folder: Path) -> int:
+    """Frames that the newest snapshot of a run counts as played; 0 without one."""
+    found = sorted((folder / "snapshots").glob("frame-*"))
+    return int(found[-1].name[6:14]) if found else 0
+
+
+def _has_played(folder: Path, frame: int) -> bool:
+    return (folder / "frames.jsonl").exists() and _played(folder) >= frame
+
+
 def trial(
-    root: Path, name: str, whole: dict[str, Any], takes_s: float, moments: random.Random, method: str = "default"
+    root: Path,
+    name: str,
+    whole: dict[str, Any],
+    takes_s: tuple[float, float],
+    moments: random.Random,
+    method: str = "default",
 ) -> dict[str, Any]:
     """One run, killed once to three times; what came of it.
 
@@ -86,7 +120,7 @@ def trial(
         root: With inputs.
         name: Of the run folder.
         whole: `result` of the undisturbed run.
-        takes_s: How long that took.
+        takes_s: How long that took to its first frame, and to its end.
         moments: Draws the times.
         method: Of the undisturbed run.
     """
@@ -96,8 +130,13 @@ def trial(
         started = (folder / "config.yaml").is_file()
         fresh += not started
         arguments = ["--resume", str(folder)] if started else command(root, name, method=method)
-        after_s = moments.uniform(0.0, takes_s)
-        status = play(arguments, log, after_s)
+        if moments.random() < AT_ANY_MOMENT:
+            after_s = moments.uniform(0.0, takes_s[1])
+            status = play(arguments, log, after_s)
+        else:
+            frame = moments.randrange(_played(folder), len(whole["frames"]))
+            after_s = moments.uniform(0.0, (takes_s[1] - takes_s[0]) / len(whole["frames"]))
+            status = play(arguments, log, after_s, partial(_has_played, folder, frame))
         if status == 0:
             break
         if status != -9:
@@ -117,10 +156,11 @@ def markdown(report: dict[str, Any]) -> str:
     machine, trials = report["environment"], report["trials"]
     kills = [kill for row in trials for kill in row.get("kills", ())]
     good = sum(row["identical"] for row in trials)
+    starts_s, takes_s = report["takes_s"]
     return "\n".join([
         "# Kill and resume",
         "",
-        f"Made by `python -m benchmarks.kill_resume`; see its head. {machine['cpu']}, torch "
+        f"Made by `{report['command']}`; see its head. {machine['cpu']}, torch "
         f"{machine['torch']['version']}.",
         "",
         "| what | figure | target |",
@@ -129,7 +169,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"| kill -9 | {len(kills)} | at least 30 |",
         f"| … of these in the middle of writing a snapshot | {sum(row.get('in_a_write', 0) for row in trials)} | – |",
         f"| … before the first snapshot | {sum(kill['snapshot'] is None for kill in kills)} | – |",
-        f"| seconds of the undisturbed run | {report['takes_s']:.1f} | – |",
+        f"| seconds of the undisturbed run, before its first frame | {takes_s:.1f}, {starts_s:.1f} | – |",
         "",
     ])  # fmt: skip
 
@@ -148,17 +188,19 @@ def main() -> None:
         root = Path(place)
         write_inputs(root, arguments.frames)
         play(command(root, "warm"), root / "warm.log")
-        start = time.monotonic()
+        start = time.time()
         assert play(command(root, "whole"), root / "whole.log") == 0, (root / "whole.log").read_text()
-        takes_s = time.monotonic() - start
+        # The configuration is written when everything is ready to play.
+        takes_s = (root / "whole" / "config.yaml").stat().st_mtime - start, time.time() - start
         whole = result(root / "whole")
         trials = []
         for number in range(arguments.trials):
             trials.append(trial(root, f"run{number}", whole, takes_s, moments))
             print(json.dumps(trials[-1]), flush=True)
     report = {
-        "schema": "online_uda.kill_resume/1", "takes_s": takes_s, "environment": describe_environment(),
-        "trials": trials,
+        "schema": "online_uda.kill_resume/1",
+        "command": shlex.join(["python", "-m", "benchmarks.kill_resume", *sys.argv[1:]]),
+        "takes_s": takes_s, "environment": describe_environment(), "trials": trials,
     }  # fmt: skip
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "kill_resume.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -27,11 +27,18 @@ from online_uda.reports.environment import describe_environment
 from online_uda.reports.run_folder import RunFolder, default_folder
 from online_uda.resolve import resolve, resume_plan
 from online_uda.runtime.backends import choose_backend
-from online_uda.runtime.build_pace import on_time_pace, open_clock
+from online_uda.runtime.build_pace import (
+    beside_the_stream,
+    holds_weights_apart,
+    on_time_pace,
+    open_clock,
+    shared_threads,
+)
 from online_uda.runtime.clock import RealClock
 from online_uda.runtime.constant_speed import ConstantSpeed
 from online_uda.runtime.device import Precision, autocast, choose_device, choose_precision, use_threads
 from online_uda.runtime.pace import Pace
+from online_uda.runtime.replaceable import Replaceable
 from online_uda.runtime.rng import seed_everything
 from online_uda.runtime.runner import Runner
 from online_uda.runtime.scoring import Scorer
@@ -111,7 +118,7 @@ def start(
     run_folder = RunFolder.reopen(folder) if resumed else RunFolder.create(folder)
     try:
         frozen = copy.deepcopy(network).requires_grad_(False)  # the bar must not depend on what a method does
-        method = build_method(
+        recipe = build_method(
             plan.method,
             name=plan.method_name,
             network=loaded,
@@ -123,11 +130,12 @@ def start(
             bf16=plan.run.precision == "bf16",
             progress=_Progress("source images") if console else None,
         )
+        method = Replaceable(recipe) if beside_the_stream(plan.run) else recipe
         precision: Precision = "bf16" if plan.run.precision == "bf16" else "fp32"
         plan = plan.predicted_by(
             choose_backend(
-                method, plan.run.backend, size=inputs.size, threads=threads, clock=clock,
-                autocast=lambda: autocast(device, precision),
+                method, plan.run.backend, size=inputs.size, threads=shared_threads(plan.run, threads)[0], clock=clock,
+                autocast=lambda: autocast(device, precision), apart=holds_weights_apart(plan.run, method),
             )
         )  # fmt: skip
         make_pace: Callable[[Scorer], Pace] | None = None

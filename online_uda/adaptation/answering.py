@@ -11,7 +11,6 @@ from torch import Tensor
 
 from online_uda.adaptation.norm import NormStatistics, named_batch_norms
 from online_uda.adaptation.settings import MethodSettings
-from online_uda.errors import UserError
 from online_uda.networks.predictor import Predictor, PredictorFactory, TorchPredictor, Wishes
 from online_uda.networks.segmenter import Segmentation, Segmenter
 
@@ -67,20 +66,16 @@ class Answering:
             moving: Names of the parameters that learning moves.
 
         Raises:
-            UserError: The method normalises with the statistics of the frame at hand, which only torch does.
+            UserError: The backend cannot do what the method wishes.
         """
         norms = named_batch_norms(self._deployed)
-        statistics = self._settings.norm.statistics
-        if statistics in ("batch", "alpha", "iabn") and norms:
-            raise UserError(
-                f"method {self._name}: norm.statistics {statistics} changes how frames are predicted; only --backend "
-                f"torch can"
-            )
         moving = list(moving)
         if self._norm.moves or (moving and self._settings.student_mode == "train"):
             moving += [f"{name}.{what}" for name in norms for what in ("running_mean", "running_var")]
         watched = tuple(norms) if self._norm.records else ()
-        self.predictor = factory(self._deployed, Wishes(tuple(moving), watched))
+        of_the_frame = bool(norms) and self._settings.norm.statistics in ("batch", "alpha", "iabn")
+        normalising = self._norm.of_a_copy if of_the_frame else None
+        self.predictor = factory(self._deployed, Wishes(tuple(moving), watched, normalising))
 
     def publish(self) -> None:
         """Lets the predictor use the deployed weights as they are now; where it holds none of its own, they are."""

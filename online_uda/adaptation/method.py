@@ -78,6 +78,11 @@ class SteppedMethod(Method, MindsCosts, Protocol):
     """
 
     @property
+    def guarded(self) -> bool:
+        """Whether weights are judged at the end of a step and must not predict before."""
+        ...
+
+    @property
     def deployed(self) -> Segmenter:
         """The network that predicts; it changes in the pieces of `learn` and in `rest` only."""
         ...

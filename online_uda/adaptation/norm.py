@@ -127,6 +127,11 @@ class NormStatistics:
             return mixed_statistics(layers, lambda layer, x: instance_aware_moments(layer, x, slot.shrink))
         return nullcontext()
 
+    def of_a_copy(self, network: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+        """Makes the context in which a copy of the network normalises as this one predicts."""
+        layers = batch_norms(network)
+        return lambda: self._normalising(layers)
+
     def learning(self) -> AbstractContextManager[None]:
         """Around a pass of the student that it learns from."""
         return self._normalising(self._layers)

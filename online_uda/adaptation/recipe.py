@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, cast
@@ -75,6 +75,7 @@ class Recipe:
         bf16: bool,
         canary: Canary | None = None,
     ) -> None:
+        self._arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         self.name, self.settings = name, settings
         self._source, self._replay, self._trigger = source, replay, trigger
         fixed = settings.scope.parameters == "none" and settings.norm.statistics == "source"
@@ -139,6 +140,18 @@ class Recipe:
         """Every parameter that may ever learn, with its name."""
         return self._learning
 
+    @property
+    def guarded(self) -> bool:
+        """Whether weights are judged after a step, and must not predict before."""
+        return self._guard is not None
+
+    def blueprint(self) -> Callable[[], Recipe]:
+        """Makes recipes like this one, as it was built; they share the source network and the replay images."""
+        shared: list[Any] = [self._source, self.settings] + ([] if self._replay is None else [self._replay.buffer])
+        kept = {id(part): part for part in shared}
+        arguments = copy.deepcopy(self._arguments, dict(kept))
+        return lambda: Recipe(**copy.deepcopy(arguments, dict(kept)))
+
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
 
@@ -150,7 +163,7 @@ class Recipe:
         """Predicts with another backend from now on.
 
         Raises:
-            UserError: The method normalises with the statistics of the frame at hand, which only torch does.
+            UserError: The backend cannot do what the method wishes.
         """
         self._answering.use_predictor(factory, [name for name, _ in self._learning])
 

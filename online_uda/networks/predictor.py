@@ -24,10 +24,13 @@ class Wishes:
     Attributes:
         moving: Names of the parameters and buffers that learning may change.
         watched: Names of the BatchNorm layers whose input moments are wanted with every prediction.
+        normalising: Where normalisation depends on the frame at hand: for a copy of the network, makes the context that
+            its predictions run in.
     """
 
     moving: tuple[str, ...] = ()
     watched: tuple[str, ...] = ()
+    normalising: Callable[[nn.Module], Callable[[], AbstractContextManager[None]]] | None = None
 
 
 class Predictor(Protocol):

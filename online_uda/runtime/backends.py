@@ -11,6 +11,7 @@ import torch
 from online_uda.errors import UserError
 from online_uda.networks.predictor import Predictor, PredictorFactory, TorchPredictor, Wishes
 from online_uda.networks.segmenter import Segmenter
+from online_uda.runtime.buffered import StagedPredictor
 from online_uda.runtime.clock import Clock
 
 FASTER = 1.1
@@ -28,7 +29,14 @@ class Predicts(Protocol):
 
 
 def choose_backend(
-    method: Predicts, wanted: str, *, size: tuple[int, int], threads: int, autocast: Autocast, clock: Clock
+    method: Predicts,
+    wanted: str,
+    *,
+    size: tuple[int, int],
+    threads: int,
+    autocast: Autocast,
+    clock: Clock,
+    apart: bool = False,
 ) -> str:
     """Gives ``method`` the backend that ``wanted`` names, and returns its name.
 
@@ -40,6 +48,8 @@ def choose_backend(
         threads: CPU threads.
         autocast: Context of predictions in torch.
         clock: Times both for ``auto``.
+        apart: Frames are answered from memory that nothing is learned in. ONNX Runtime does so anyway; what torch does
+            is chosen with the pace of the run.
 
     Raises:
         UserError: The backend cannot be had, or cannot predict this network or method.
@@ -49,18 +59,26 @@ def choose_backend(
     chosen: list[str] = []
 
     def make(network: Segmenter, wishes: Wishes) -> Predictor:
-        plain = TorchPredictor(network, autocast)
+        if wishes.normalising is not None:
+            raise UserError(
+                "norm.statistics batch, alpha and iabn change how frames are predicted; only --backend torch can"
+            )
         predictor: Predictor
         if wanted == "compile":
             from online_uda.runtime.compiled import CompiledPredictor
 
-            predictor = CompiledPredictor(network, wishes, size, autocast)
+            def compiled(held: Segmenter) -> Predictor:
+                return CompiledPredictor(held, wishes, size, autocast)
+
+            predictor = StagedPredictor(network, compiled) if apart else compiled(network)
         else:
             from online_uda.export.onnx_predictor import OnnxPredictor
 
             predictor = onnx = OnnxPredictor(network, wishes, size, threads)
-            if wanted == "auto" and not (onnx.by_input and is_faster(onnx, plain, size, network, clock)):
-                raise _Stay
+            if wanted == "auto" and not chosen:  # later ones stand in for the first
+                plain = TorchPredictor(network, autocast)
+                if not (onnx.by_input and is_faster(onnx, plain, size, network, clock)):
+                    raise _Stay
         chosen.append(predictor.name)
         return predictor
 

@@ -9,10 +9,9 @@ import torch
 
 from online_uda.adaptation.method import SteppedMethod
 from online_uda.config import RunConfig
-from online_uda.errors import UserError
 from online_uda.networks.predictor import Wishes
 from online_uda.networks.segmenter import Segmenter
-from online_uda.runtime.async_learning import AsyncLearning, SimulatedAsyncLearning
+from online_uda.runtime.async_learning import AsyncLearning
 from online_uda.runtime.buffered import BufferedPredictor
 from online_uda.runtime.calibration import calibrate
 from online_uda.runtime.camera import Camera
@@ -22,7 +21,9 @@ from online_uda.runtime.costs import CostRecord, StageCosts
 from online_uda.runtime.device import Precision, autocast
 from online_uda.runtime.learning_modes import InterleavedLearning, LearningMode, SyncLearning
 from online_uda.runtime.on_time import OnTime
+from online_uda.runtime.replaceable import Replaceable
 from online_uda.runtime.scoring import Scorer
+from online_uda.runtime.simulated_async import SimulatedAsyncLearning
 
 COSTS_FILE = "costs.json"
 
@@ -34,6 +35,28 @@ def open_clock(run: RunConfig, device: torch.device) -> RealClock | SimulatedClo
         ConfigError: The file of costs is faulty.
     """
     return RealClock(device) if run.clock == "real" else SimulatedClock(StageCosts.read(Path(run.clock)))
+
+
+def beside_the_stream(run: RunConfig) -> bool:
+    """Whether a worker thread learns."""
+    return run.has_deadlines and run.learn_mode == "async" and run.clock == "real"
+
+
+def holds_weights_apart(run: RunConfig, method: SteppedMethod) -> bool:
+    """Whether frames are answered from memory that nothing is learned in.
+
+    A worker may change a weight at any time. Between two pieces of a step no weight is half changed, but those that the
+    guards have not judged yet must not predict.
+    """
+    if not run.has_deadlines or run.learn_mode == "sync":
+        return False
+    return run.learn_mode == "async" or method.guarded
+
+
+def shared_threads(run: RunConfig, threads: int) -> tuple[int, int]:
+    """CPU threads of prediction and of a worker beside it."""
+    of_worker = max(1, threads // 2) if beside_the_stream(run) else 0
+    return max(1, threads - of_worker), of_worker
 
 
 def on_time_pace(
@@ -68,8 +91,15 @@ def on_time_pace(
     recorded = {**about, "method": method.name, "size": size, "device": run.device, "threads": run.threads}
     record = None if simulated else CostRecord({key: str(value) for key, value in recorded.items()})
     watch = Stopwatch(clock, CostModel(), record)
-    if run.learn_mode == "async":
-        _hold_weights_apart(run, method, scorer.device)
+    if run.backend == "torch" and holds_weights_apart(run, method):
+        precision: Precision = "bf16" if run.precision == "bf16" else "fp32"
+
+        def buffered(network: Segmenter, wishes: Wishes) -> BufferedPredictor:
+            return BufferedPredictor(network, wishes, lambda: autocast(scorer.device, precision))
+
+        method.use_predictor(buffered)
+    threads, of_worker = shared_threads(run, run.threads or 1)
+    torch.set_num_threads(threads)
     calibrate(method, watch, size, scorer.device)
     if isinstance(clock, SimulatedClock):
         clock.restart()
@@ -78,21 +108,8 @@ def on_time_pace(
         if record is not None:
             record.write(folder / COSTS_FILE)
 
-    mode = _mode(run, method, watch, clock, 1.0 / fps, scorer.device)
+    mode = _mode(run, method, watch, clock, 1.0 / fps, of_worker, scorer.device)
     return OnTime(mode, scorer, clock, watch, Camera(fps, budget_ms / 1000.0), total, about, write_costs)
-
-
-def _hold_weights_apart(run: RunConfig, method: SteppedMethod, device: torch.device) -> None:
-    """Lets frames be answered with weights that the worker does not touch while it learns."""
-    if run.backend == "compile":
-        raise UserError("--learn async: --backend compile answers from the memory that is learned in; use another")
-    if run.backend == "torch":
-        precision: Precision = "bf16" if run.precision == "bf16" else "fp32"
-
-        def buffered(network: Segmenter, wishes: Wishes) -> BufferedPredictor:
-            return BufferedPredictor(network, wishes, lambda: autocast(device, precision))
-
-        method.use_predictor(buffered)
 
 
 def _mode(
@@ -101,6 +118,7 @@ def _mode(
     watch: Stopwatch,
     clock: RealClock | SimulatedClock,
     period_s: float,
+    of_worker: int,
     device: torch.device,
 ) -> LearningMode:
     if run.learn_mode == "sync":
@@ -109,7 +127,5 @@ def _mode(
         return InterleavedLearning(method, watch, clock, period_s)
     if isinstance(clock, SimulatedClock):
         return SimulatedAsyncLearning(method, watch, clock, period_s)
-    threads = run.threads or 1
-    of_worker = max(1, threads // 2)
-    torch.set_num_threads(max(1, threads - of_worker))
+    assert isinstance(method, Replaceable)
     return AsyncLearning(method, watch, clock, period_s, threads=of_worker, device=device)

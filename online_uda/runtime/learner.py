@@ -65,6 +65,11 @@ class Learner:
         """Whether a step has begun and not ended."""
         return self._flight is not None
 
+    @property
+    def has_work(self) -> bool:
+        """Whether `next_stage` would name a piece."""
+        return self._flight is not None or (self._wanted is not None and not self.holding)
+
     def hold(self, hold: bool) -> None:
         """Whether no further step may begin; one in flight goes on, and no frame waits."""
         self.holding = hold
@@ -98,7 +103,7 @@ class Learner:
     def next_stage(self) -> str | None:
         """What `run` would do next, as the name of its stage; None without work. Begins a step if one may."""
         if self._flight is None:
-            if self._wanted is None or self.holding:
+            if not self.has_work or self._wanted is None:
                 return None
             (index, frames, decision), self._wanted = self._wanted, None
             effort = self._plan()
@@ -120,6 +125,7 @@ class Learner:
                     report = done.value
         except BaseException:
             self._flight = None
+            self.given_up += 1
             raise
         flight.cost_ms += lap.latency_ms
         if report is None:

@@ -12,7 +12,7 @@ from online_uda.adaptation.pieces import FULL, Effort
 from online_uda.adaptation.trigger.base import Decision
 from online_uda.networks.segmenter import Segmentation
 from online_uda.runtime.clock import StreamClock
-from online_uda.runtime.cost_model import Stopwatch, choose_effort
+from online_uda.runtime.cost_model import CostModel, Stopwatch, choose_effort
 from online_uda.runtime.learner import LearnedStep, Learner
 
 PATIENCE_FRAMES = 8
@@ -80,6 +80,12 @@ class LearningMode(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores `state_dict`."""
         ...
+
+
+def overlap_slowdown(model: CostModel) -> dict[str, Any]:
+    """Entry of the summary: how much slower frames are answered while a worker works beside them."""
+    alone, beside = model.likely_ms("predict"), model.likely_ms("predict.overlapped")
+    return {"overlap_slowdown": beside / alone if alone and beside else None}
 
 
 class Outbox:

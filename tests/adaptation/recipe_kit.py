@@ -153,6 +153,17 @@ def changed(before: State, after: State) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
+def ruin(recipe: Recipe) -> None:
+    """Weights that predict noise, in every network of the recipe."""
+    generator = torch.Generator().manual_seed(3)
+    networks = [recipe.student] + ([] if recipe.teacher is None else [recipe.teacher.module])
+    for network in networks:
+        for name, parameter in network.named_parameters():
+            if name.startswith("light_head."):
+                continue
+            parameter.data += 2.0 * torch.randn(parameter.shape, generator=generator)
+
+
 TENT: dict[str, Any] = {
     "scope": {"parameters": "norm"},
     "optimizer": {"name": "adam", "learning_rate": 1e-3},

@@ -20,6 +20,7 @@ from recipe_kit import (
     copy_of,
     make_recipe,
     play,
+    ruin,
     settings_of,
     stream,
     trained,
@@ -42,17 +43,6 @@ def guarded(data: dict[str, Any], *, kind: str = "layernorm", **changes: Any) ->
 
 def actions(recipe: Recipe) -> list[tuple[str, str]]:
     return [(event.action, event.cause) for event in recipe.take_events()]
-
-
-def ruin(recipe: Recipe) -> None:
-    """Weights that predict noise, in every network of the recipe."""
-    generator = torch.Generator().manual_seed(3)
-    networks = [recipe.student] + ([] if recipe.teacher is None else [recipe.teacher.module])
-    for network in networks:
-        for name, parameter in network.named_parameters():
-            if name.startswith("light_head."):
-                continue
-            parameter.data += 2.0 * torch.randn(parameter.shape, generator=generator)
 
 
 @pytest.mark.parametrize("name", LEARNING)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Action = Literal["skip", "rollback", "frozen", "resume", "spare"]
-Cause = Literal["blank", "non-finite", "collapse", "disagreement", "canary", "rest over", "out of memory"]
+Action = Literal["skip", "rollback", "frozen", "resume", "spare", "restart"]
+Cause = Literal[
+    "blank", "non-finite", "collapse", "disagreement", "canary", "rest over", "out of memory", "worker died",
+    "worker hung",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +20,7 @@ class GuardEvent:
         action: ``skip``: a frame, or the first of a spell of them, is kept from the method. ``rollback``: a candidate
             was thrown away, the last good weights predict. ``frozen``: the source weights predict and nothing is
             learned for a while. ``resume``: learning starts again. ``spare``: a step was left out, later ones are
-            smaller.
+            smaller. ``restart``: a worker beside the stream was left behind, another one takes over.
         cause: Which check asked for it.
         detail: The figures, for people.
     """
