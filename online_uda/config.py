@@ -23,6 +23,7 @@ from streams.yaml_config import ConfigError, ConfigModel, KeyedError, KeyedError
 METHODS = Path(__file__).resolve().parents[1] / "configs" / "methods"
 NUMBERS_UNTOUCHED = (
     "out", "snapshot_every", "tensorboard", "stream_timeout", "save_video", "save_masks", "mask_ids", "show",
+    "report",
 )  # fmt: skip
 """Run keys that may differ when a run is resumed: no score depends on them."""
 
@@ -70,6 +71,7 @@ class RunConfig(ConfigModel):
         constant_speed: Speed of the stream over that of a plain forward pass, in (0, 1], for the protocol of Alfarra et
             al. (`online_uda.runtime.constant_speed`); None for no such protocol.
         stream_timeout: Seconds of silence after which a live stream counts as lost.
+        report: Whether ``report.html`` is written, and pictures are kept for it.
         save_video: MP4 file of the overlay, frozen beside adapted; None writes none.
         save_masks: Folder of predicted masks, a PNG a frame; None writes none.
         mask_ids: What these hold: ``train`` ids, ``label`` ids as in label files, ``colour``: train ids with a palette.
@@ -100,6 +102,7 @@ class RunConfig(ConfigModel):
     clock: str = Field("real", min_length=1)
     constant_speed: float | None = Field(None, gt=0.0, le=1.0)
     stream_timeout: float = Field(5.0, ge=0.1, le=3600.0)
+    report: bool = True
     save_video: str | None = Field(None, min_length=1)
     save_masks: str | None = Field(None, min_length=1)
     mask_ids: Literal["train", "label", "colour"] = "train"

@@ -54,7 +54,7 @@ class Kit:
         words += ["--method", str(method), "--out", str(self.root / out), "--device", "cpu", "--threads", "1"]
         for flag, value in flags.items():
             words += [f"--{flag}", str(value)]
-        return [*words, "run.tensorboard=false", "run.precision=fp32"]
+        return [*words, "run.tensorboard=false", "run.report=false", "run.precision=fp32"]
 
     def run(self, *extra: str, method: str | Path = "tent", out: str = "run", **flags: object) -> Path:
         """Runs the command line, expects success, returns the run folder."""

@@ -25,7 +25,7 @@ def kit(tmp_path: Path, make_folder: Callable[..., Path]) -> Kit:
 def words(kit: Kit, stream: object, out: str = "run", *extra: str) -> list[str]:
     return [
         "--stream", str(stream), "--network", str(kit.network), "--classes", "camvid11", "--method", METHOD,
-        "--out", str(kit.root / out), "--device", "cpu", "--threads", "1", "run.tensorboard=false",
+        "--out", str(kit.root / out), "--device", "cpu", "--threads", "1", "run.tensorboard=false", "run.report=false",
         "run.precision=fp32", *extra,
     ]  # fmt: skip
 

@@ -14,6 +14,7 @@ from typing import Any
 
 PACKAGES = (
     "online_uda", "torch", "torchvision", "timm", "numpy", "numba", "opencv-python", "av", "pydantic", "safetensors",
+    "matplotlib", "jinja2",
     "tensorboard", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime",
     "tqdm",
 )  # fmt: skip

@@ -58,11 +58,12 @@ def _check_masks(folder: Path, resumed: bool) -> None:
         raise UserError(f"--save-masks: {folder} cannot be made; choose another folder")
 
 
-def output_sinks(plan: RunPlan, classes: ClassSet, resume_frame: int | None) -> list[Sink]:
+def output_sinks(plan: RunPlan, folder: Path, classes: ClassSet, resume_frame: int | None) -> list[Sink]:
     """The sinks of what is asked for, none of them open.
 
     Args:
         plan: Of the run.
+        folder: Of the run.
         classes: Of the stream.
         resume_frame: First frame that a resumed run will play; None for a new run.
     """
@@ -78,4 +79,9 @@ def output_sinks(plan: RunPlan, classes: ClassSet, resume_frame: int | None) -> 
         from online_uda.reports.window import WindowSink
 
         sinks.append(WindowSink(classes))
+    if run.report:
+        from online_uda.reports.html_report import PICTURES, HtmlSink
+        from online_uda.reports.thumbnails import ThumbnailSink
+
+        sinks += [ThumbnailSink(folder / PICTURES, classes, resume_frame), HtmlSink(folder)]
     return sinks

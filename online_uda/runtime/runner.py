@@ -228,7 +228,7 @@ class Runner:
         if self.plan.run.tensorboard:
             domains = [visit.domain for visit in self.stream.visits]
             sinks.append(TensorBoardSink(self.folder.tensorboard, self.stream.classes, domains, resumed_at))
-        sinks += output_sinks(self.plan, self.stream.classes, resumed_at)
+        sinks += output_sinks(self.plan, self.folder.path, self.stream.classes, resumed_at)
         if self.console:
             sinks.append(ConsoleSink(self.stream.length, self.next_frame))
         return sinks
