@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.tiny_run import SIZE, command, write_inputs
+from online_uda.adaptation import frame_pass
 from online_uda.adaptation import step as steps
 from online_uda.adaptation.recipe import Recipe
 from online_uda.cli import parser
@@ -174,7 +175,7 @@ class Faults:
 
         method.predict = counted  # type: ignore[method-assign]
         method._anchor.pull = spoilt  # type: ignore[method-assign]
-        steps.backward_pieces = short
+        steps.backward_pieces = frame_pass.backward_pieces = short
         runners.write_snapshot = full
         clocks.time = _Jumping(tell, lambda: self._jump_s)  # type: ignore[assignment]
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 
 from online_uda.adaptation.norm import NormStatistics
+from online_uda.adaptation.settings.student import KalmanSettings
 from online_uda.networks.adapters import MARK
 from online_uda.networks.segmenter import Segmenter
 
@@ -19,6 +23,7 @@ class Anchor:
         deployed: Whose weights predict: the student or its average.
         learning: Parameters of the student that may learn, with their names.
         norm: BatchNorm statistics of the student.
+        kalman: The filtered way back, if any.
     """
 
     def __init__(
@@ -28,6 +33,7 @@ class Anchor:
         deployed: nn.Module,
         learning: list[tuple[str, nn.Parameter]],
         norm: NormStatistics,
+        kalman: KalmanSettings | None = None,
     ) -> None:
         anchors = dict(source.named_parameters())
         # What the source does not have (adapters) goes back to where it started, which changes no output.
@@ -39,6 +45,9 @@ class Anchor:
         self._student, self._deployed, self._learning, self._norm = student, deployed, learning, norm
         self._fixed = student is source
         self._settled = False
+        self._kalman = kalman
+        self._variance = 0.0
+        self.forget()
 
     def wake(self) -> None:
         """Something is about to be learned or loaded: the weights may leave the source."""
@@ -53,6 +62,45 @@ class Anchor:
             torch._foreach_lerp_([parameter.data for _, parameter in self._learning], self._anchors, share)
         self._norm.pull(share)
         return bool(self._learning) or self._norm.moves
+
+    @torch.no_grad()
+    def restore(self, share: float, generator: torch.Generator) -> None:
+        """Puts single weights back to the source's, each with probability ``share`` (CoTTA: Wang et al. 2022)."""
+        if share == 0.0 or self._fixed:
+            return
+        for (_, parameter), anchor in zip(self._learning, self._anchors, strict=True):
+            drawn = torch.rand(parameter.shape, generator=generator) < share
+            parameter.data.copy_(torch.where(drawn.to(parameter.device), anchor, parameter.data))
+
+    @torch.no_grad()
+    def blend(self) -> None:
+        """CMF's step of the hidden model, and its blend into the weights; nothing without the slot."""
+        slot = self._kalman
+        if slot is None or self._fixed or not self._learning:
+            return
+        weights = [parameter.data for _, parameter in self._learning]
+        torch._foreach_lerp_(self._hidden, self._anchors, 1.0 - slot.drift)
+        self._variance = slot.drift**2 * self._variance + slot.noise
+        observed = 1.0 - slot.noise
+        gain = min(max(observed / (self._variance + observed), slot.gain[0]), slot.gain[1])
+        torch._foreach_lerp_(self._hidden, weights, 1.0 - gain)
+        self._variance *= gain
+        torch._foreach_lerp_(weights, self._hidden, 1.0 - slot.blend)
+
+    def forget(self) -> None:
+        """The hidden model is the source again."""
+        self._hidden = [] if self._kalman is None else [anchor.clone() for anchor in self._anchors]
+        self._variance = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The hidden model and its variance."""
+        return {"hidden": list(self._hidden), "variance": self._variance}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores `state_dict`."""
+        for own, saved in zip(self._hidden, state["hidden"], strict=True):
+            own.copy_(saved)
+        self._variance = float(state["variance"])
 
     @torch.no_grad()
     def relax(self, share: float) -> bool:

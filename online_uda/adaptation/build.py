@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from online_uda.adaptation.fisher import SourceImages
 from online_uda.adaptation.guards.canary import Canary
 from online_uda.adaptation.recipe import Recipe
 from online_uda.adaptation.replay.buffer import ReplayBuffer
@@ -71,10 +72,11 @@ def build_method(
         )  # fmt: skip
         replay = SourceReplay(buffer, settings.replay, seed + 1)
     canary = _build_canary(settings, name, source, replay, size, seed + 3, device)
+    images = _fisher_images(settings, name, source, replay, size, seed + 4, device)
     trigger = _build_trigger(settings, network, replay, seed, device, bf16)
     return Recipe(
         settings, name=name, source=model, classes=classes, replay=replay, trigger=trigger, seed=seed + 2, bf16=bf16,
-        canary=canary,
+        canary=canary, source_images=images,
     )  # fmt: skip
 
 
@@ -100,6 +102,27 @@ def _build_canary(
         )
     buffer = ReplayBuffer.fill(source, torch.Generator().manual_seed(seed), capacity=CANARY_CHOICE, size=size)
     return Canary(buffer, slot.canary, seed, device)
+
+
+def _fisher_images(
+    settings: MethodSettings,
+    name: str,
+    source: LabelledSet | None,
+    replay: SourceReplay | None,
+    size: tuple[int, int] | None,
+    seed: int,
+    device: torch.device,
+) -> Iterable[Tensor]:
+    """Source images that Fisher's weights are taken on; their labels are not looked at."""
+    slot = settings.objectives.fisher
+    if slot is None:
+        return ()
+    if replay is not None:
+        return SourceImages(replay.buffer, slot.frames, device)
+    if source is None:
+        raise UserError(f"method {name}: objectives.fisher needs source images; give them with --source DIR")
+    buffer = ReplayBuffer.fill(source, torch.Generator().manual_seed(seed), capacity=slot.frames, size=size)
+    return SourceImages(buffer, slot.frames, device)
 
 
 def _build_trigger(

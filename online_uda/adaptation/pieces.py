@@ -6,9 +6,10 @@ last and answers with the name of the one after it; nothing runs before the firs
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -46,6 +47,18 @@ def finish(pieces: Pieces[T]) -> T:
         except StopIteration as done:
             result: T = done.value
             return result
+
+
+def around(pieces: Pieces[T], within: Callable[[], AbstractContextManager[Any]]) -> Pieces[T]:
+    """The same pieces, each of them run inside a context that is entered anew, and left before the next is named."""
+    while True:
+        with within():
+            try:
+                name = next(pieces)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+        yield name
 
 
 def window(width: int, share: float, generator: torch.Generator) -> slice:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, cast
@@ -15,10 +14,12 @@ from torch import Tensor, nn
 from online_uda.adaptation.anchor import Anchor
 from online_uda.adaptation.answering import Answering
 from online_uda.adaptation.deployed import adapter_config
+from online_uda.adaptation.fisher import FisherPull, fisher_diagonal
 from online_uda.adaptation.guards.canary import Canary
 from online_uda.adaptation.guards.event import GuardEvent
 from online_uda.adaptation.guards.guard import Guard
 from online_uda.adaptation.guards.last_good import LastGood
+from online_uda.adaptation.learning_step import LearningStep
 from online_uda.adaptation.method import StepReport
 from online_uda.adaptation.norm import NormStatistics
 from online_uda.adaptation.pieces import FULL, Effort, Pieces, finish
@@ -57,6 +58,7 @@ class Recipe:
         seed: Of mixing and augmentation.
         bf16: Run networks under bfloat16 autocast.
         canary: Labelled source images for the guards; None where the settings ask for none.
+        source_images: ``(1, 3, H, W)`` float32 each, for Fisher's weights; read once, here.
 
     Raises:
         UserError: If the scope or the adapters fit nothing in the network.
@@ -74,6 +76,7 @@ class Recipe:
         seed: int,
         bf16: bool,
         canary: Canary | None = None,
+        source_images: Iterable[Tensor] = (),
     ) -> None:
         self._arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         self.name, self.settings = name, settings
@@ -102,18 +105,33 @@ class Recipe:
             self.teacher.update(self._taught())
             self.deployed = cast(Segmenter, self.teacher.module)
         self._norm = NormStatistics(self.student, settings.norm, watched=self.deployed)
-        self._anchor = Anchor(source, self.student, self.deployed, self._learning, self._norm)
+        self._anchor = Anchor(source, self.student, self.deployed, self._learning, self._norm,
+                              settings.anchor.kalman)  # fmt: skip
         self._mode = StudentMode(self.student, self._norm, settings, self._device)
         self._gradients = StepGradients(
             settings, student=self.student, source=source, classes=classes, teacher=self.teacher, replay=replay,
             mode=self._mode, autocast=self._autocast, generator=self._generator,
         )  # fmt: skip
+        self._step = self._build_step(source_images)
         self._answering = Answering(
             name, settings, deployed=self.deployed, source=source, norm=self._norm, autocast=self._autocast
         )
         self._guard = self._build_guard(canary)
         self._thrift = Thrift(len(self.student.stages))
         self._events: list[GuardEvent] = []
+
+    def _build_step(self, source_images: Iterable[Tensor]) -> LearningStep | None:
+        if self._optimizer is None:
+            return None
+        fisher = None
+        if self.settings.objectives.fisher is not None:
+            importance = fisher_diagonal(self.student, self._learning, source_images, self._autocast)
+            fisher = FisherPull([parameter for _, parameter in self._learning], importance)
+        return LearningStep(
+            self.settings, self._learning, optimizer=self._optimizer, scope=self._scope, mode=self._mode,
+            gradients=self._gradients, anchor=self._anchor, teacher=self.teacher, taught=self._taught, fisher=fisher,
+            generator=self._generator,
+        )  # fmt: skip
 
     def _build_guard(self, canary: Canary | None) -> Guard | None:
         if self.settings.guards is None:
@@ -272,13 +290,13 @@ class Recipe:
         absorbed = self._norm.moves and self._norm.absorb()
         losses: dict[str, float] = {}
         learned = rate = None
-        if self._optimizer is None:
+        if self._optimizer is None or self._step is None:
             self._anchor.pull(self.settings.anchor.pull)
         elif effort is not None:
             self._set_rate(self._optimizer, decision.learning_rate)
             for _ in range(self.settings.steps):
                 fitting = self._thrift.limit(effort)
-                scope, losses = yield from self._step(self._optimizer, frames, decision.mix_ratio, fitting)
+                scope, losses = yield from self._step.pieces(frames, decision.mix_ratio, fitting)
                 if scope is None:
                     break
                 self._thrift.succeed()
@@ -308,43 +326,12 @@ class Recipe:
         group = optimizer.param_groups[0]
         return float(group["lr"]) / float(group["lr_scale"])
 
-    def _step(
-        self, optimizer: torch.optim.Optimizer, frames: Tensor, mix_ratio: float | None, effort: Effort
-    ) -> Pieces[tuple[str | None, dict[str, float]]]:
-        """One step; gives what learned, None if it was not taken, and its losses."""
-        yield "begin"
-        scope = self._scope.begin(effort)
-        if self.teacher is not None:
-            self.teacher.update(self._taught())
-        optimizer.zero_grad(set_to_none=True)
-        self._mode.begin(self._generator)
-        losses = yield from self._gradients.pieces(frames, mix_ratio, effort)
-        yield "update"
-        if not self._is_finite(losses):
-            optimizer.zero_grad(set_to_none=True)
-            return None, losses
-        self._mode.commit()
-        optimizer.step()
-        self._scope.note(losses["mixed"] if "mixed" in losses else self._total(losses))
-        self._anchor.pull(self.settings.anchor.pull)
-        return scope, losses
-
-    def _is_finite(self, losses: Mapping[str, float]) -> bool:
-        """Whether a step may be taken: a finite loss can still have a gradient that is not."""
-        if not all(math.isfinite(value) for value in losses.values()):
-            return False
-        gradients = [parameter.grad for _, parameter in self._learning if parameter.grad is not None]
-        return not gradients or bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
-
-    def _total(self, losses: Mapping[str, float]) -> float:
-        return sum(getattr(self.settings.objectives, name).weight * value for name, value in losses.items())
-
     def _parts(self) -> dict[str, Any]:
         """What has a state beside the student and the generator."""
         return {
             "optimizer": self._optimizer, "teacher": self.teacher, "selector": self._scope.selector,
             "replay": self._replay, "trigger": self._trigger, "thrift": self._thrift, "guard": self._guard,
-            "norm": self._norm,
+            "norm": self._norm, "step": self._step,
         }  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

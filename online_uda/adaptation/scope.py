@@ -38,10 +38,10 @@ def scope_parameters(network: Segmenter, settings: ScopeSettings) -> list[tuple[
         UserError: A pattern fits no parameter, or there are fewer modules than ``first_module``.
     """
     chosen = _of_role(network, settings)
-    if settings.freeze:
-        frozen = set(_matching(network, settings.freeze, "scope.freeze"))
-        chosen = [(name, parameter) for name, parameter in chosen if name not in frozen]
-    return chosen
+    frozen = set(_matching(network, settings.freeze, "scope.freeze")) if settings.freeze else set()
+    for index in range(max(0, network.stage_count - settings.spare_last), network.stage_count):
+        frozen.update(name for name, _ in network.stage_parameters(index))
+    return [(name, parameter) for name, parameter in chosen if name not in frozen]
 
 
 def _of_role(network: Segmenter, settings: ScopeSettings) -> list[tuple[str, nn.Parameter]]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from online_uda.adaptation.entropy_step import EntropyStep
+from online_uda.adaptation.frame_pass import FrameObjective, FramePass
 from online_uda.adaptation.mixed_step import MixedObjective
 from online_uda.adaptation.norm import NormStatistics
 from online_uda.adaptation.objectives.cross_entropy import cross_entropy
-from online_uda.adaptation.objectives.entropy import entropy_loss
 from online_uda.adaptation.objectives.feature_distance import dominated_cells, feature_distance
 from online_uda.adaptation.pieces import Effort, Pieces, narrowed, window
 from online_uda.adaptation.replay.source import SourceReplay
@@ -59,6 +60,10 @@ class StepGradients:
         self._teacher_norm = None if teacher is None else NormStatistics(teacher.module, settings.norm)
         self._mixed = None if self._wanted.mixed is None else MixedObjective(settings)
         self._device = next(student.parameters()).device
+        run = FramePass(student, self._within(mode.on_the_frame), generator)
+        self._of_the_frame: dict[str, FrameObjective] = {}
+        if self._wanted.entropy is not None:
+            self._of_the_frame["entropy"] = EntropyStep(self._wanted.entropy, run)
 
     def pieces(self, frames: Tensor, mix_ratio: float | None, effort: Effort) -> Pieces[dict[str, float]]:
         """Work through every objective; the result is their unweighted losses by name.
@@ -69,8 +74,11 @@ class StepGradients:
             effort: Share of the images to learn from.
         """
         losses: dict[str, float] = {}
-        if self._wanted.entropy is not None:
-            losses["entropy"] = yield from self._entropy(frames, effort)
+        for name, objective in self._of_the_frame.items():
+            columns = window(int(frames.shape[-1]), effort.crop, self._generator)
+            loss = yield from objective.pieces(frames[..., columns])
+            if loss is not None:
+                losses[name] = loss
         if self._replay is None or (self._wanted.replay is None and self._mixed is None):
             return losses
         yield "replay.draw"
@@ -81,21 +89,6 @@ class StepGradients:
         if self._mixed is not None and self._teacher is not None:
             losses["mixed"] = yield from self._mixture(self._mixed, self._teacher, frames, images, labels, mix_ratio)
         return losses
-
-    def _entropy(self, frames: Tensor, effort: Effort) -> Pieces[float]:
-        slot = self._wanted.entropy
-        assert slot is not None
-        columns = window(int(frames.shape[-1]), effort.crop, self._generator)
-        passed = yield from forward_pieces(
-            self._student, frames[..., columns], self._within(self._mode.on_the_frame), "entropy"
-        )
-        yield "entropy.loss"
-        loss = entropy_loss(
-            passed.output.logits.float(), max_entropy=slot.max_entropy, eta_weighting=slot.eta_weighting,
-            class_balance=slot.class_balance,
-        )  # fmt: skip
-        yield from backward_pieces(passed, slot.weight * loss, "entropy")
-        return loss.item()
 
     def _source_labels(self, images: Tensor, labels: Tensor) -> Pieces[dict[str, float]]:
         """Cross-entropy on labelled source images, and the distance of their features to the source network's."""
@@ -140,6 +133,20 @@ class StepGradients:
         loss = cross_entropy(passed.output.full(), mixed.labels, mixed.weights)
         yield from backward_pieces(passed, objective.weight * loss, "mixed")
         return loss.item()
+
+    def forget(self) -> None:
+        """The weights start anew: the memories of the objectives too."""
+        for objective in self._of_the_frame.values():
+            objective.forget()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Memories of the objectives."""
+        return {name: objective.state_dict() for name, objective in self._of_the_frame.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores `state_dict`."""
+        for name, objective in self._of_the_frame.items():
+            objective.load_state_dict(state[name])
 
     def _within(self, mode: Callable[[], AbstractContextManager[None]]) -> Within:
         @contextmanager

@@ -103,12 +103,12 @@ def test_a_loss_that_is_not_finite_takes_no_step(mode: str, monkeypatch: pytest.
 
 
 def test_a_finite_loss_with_an_infinite_gradient_takes_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    def steep(logits: Tensor, **_: Any) -> Tensor:
-        return (logits - logits.detach()).abs().sum().sqrt()  # 0, with an infinite slope
+    def steep(logits: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
+        return (logits - logits.detach()).abs().sum().sqrt(), torch.tensor(True)  # 0, with an infinite slope
 
     recipe = make_recipe(settings_of(TENT), trained("layernorm"))
     before = copy_of(recipe.student)
-    monkeypatch.setattr("online_uda.adaptation.step.entropy_loss", steep)
+    monkeypatch.setattr("online_uda.adaptation.entropy_step.selected_entropy", steep)
     report = play(recipe, stream(1))[0]
     assert report.losses == {"entropy": 0.0}
     assert not report.updated

@@ -58,7 +58,8 @@ def test_a_step_that_does_not_fit_is_left_out(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("online_uda.adaptation.step.backward_pieces", full)
+        for module in ("step", "frame_pass"):
+            patch.setattr(f"online_uda.adaptation.{module}.backward_pieces", full)
         report = play(recipe, iter(frames[1:2]))[0]
     assert not report.updated
     assert not changed(before, copy_of(recipe.student))
@@ -77,6 +78,6 @@ def test_other_errors_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("sizes do not match")
 
-    monkeypatch.setattr("online_uda.adaptation.step.entropy_loss", broken)
+    monkeypatch.setattr("online_uda.adaptation.entropy_step.selected_entropy", broken)
     with pytest.raises(RuntimeError, match="sizes do not match"):
         play(recipe, stream(1))

@@ -44,17 +44,49 @@ def entropy_loss(
     eta_weighting: bool = False,
     class_balance: float = 0.0,
 ) -> Tensor:
-    """Mean entropy over pixels, by default TENT's.
+    """Mean entropy over pixels, by default TENT's; `selected_entropy` says what the options do.
 
     Args:
         logits: ``(B, C, H, W)`` float.
         normalised: Divide by ln C, so that the loss lies in [0, 1] whatever the number of classes.
-        max_entropy: Leave out pixels whose entropy reaches this share of ln C; ETA's E0 is 0.4. None keeps all.
-        eta_weighting: Weight kept pixels by ``exp(E0 - H)`` in nats, so that surer ones count more.
-        class_balance: Strength in [0, 1] of `class_balance_weights` over the kept pixels.
+        max_entropy: See `selected_entropy`.
+        eta_weighting: See `selected_entropy`.
+        class_balance: See `selected_entropy`.
 
     Returns:
         Scalar mean of weight times entropy over the kept pixels; exactly 0 with zero gradient if none is kept.
+    """
+    loss, _ = selected_entropy(
+        logits, max_entropy=max_entropy, eta_weighting=eta_weighting, class_balance=class_balance
+    )
+    return loss / math.log(logits.shape[1]) if normalised else loss
+
+
+def selected_entropy(
+    logits: Tensor,
+    *,
+    max_entropy: float | None = None,
+    eta_weighting: bool = False,
+    reference: float | None = None,
+    class_balance: float = 0.0,
+    among: Tensor | None = None,
+    drop: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mean weighted entropy over the pixels that pass, and which these are.
+
+    Args:
+        logits: ``(B, C, H, W)`` float.
+        max_entropy: Leave out pixels whose entropy reaches this share of ln C; ETA's E0 is 0.4. None keeps all.
+        eta_weighting: Weight kept pixels by ``exp(E0 - H)`` in nats, so that surer ones count more.
+        reference: E0 of the weights as a share of ln C; None is ``max_entropy``.
+        class_balance: Strength in [0, 1] of `class_balance_weights` over the kept pixels.
+        among: ``(B, H, W)`` bool, the only pixels that may be kept; None is all.
+        drop: ``(B, H, W)`` fall of each pixel's probability under a shuffle (DeYO's PLPD, Lee et al. 2024), whose
+            ``exp`` is added to the weights.
+
+    Returns:
+        Scalar, exactly 0 with zero gradient if nothing is kept, and ``(B, H, W)`` bool. No gradient runs through
+        filters and weights.
 
     Raises:
         ValueError: If ``eta_weighting`` is asked for without ``max_entropy``, which is its E0.
@@ -63,17 +95,19 @@ def entropy_loss(
         raise ValueError("eta_weighting needs max_entropy, the E0 of its weights (ETA: 0.4)")
     num_classes = logits.shape[1]
     entropy = pixel_entropy(logits)
-    weights = torch.ones_like(entropy)
-    kept = torch.ones_like(entropy, dtype=torch.bool)
     with torch.no_grad():
+        kept = torch.ones_like(entropy, dtype=torch.bool) if among is None else among
         if max_entropy is not None:
-            limit = max_entropy * math.log(num_classes)
-            kept = entropy < limit
-            weights = kept.to(entropy)
-            if eta_weighting:
-                weights = weights * torch.exp(limit - entropy)
+            kept = kept & (entropy < max_entropy * math.log(num_classes))
+        weights = kept.to(entropy)
+        if eta_weighting:
+            assert max_entropy is not None
+            zero = (max_entropy if reference is None else reference) * math.log(num_classes)
+            sure = torch.exp(zero - entropy)
+            weights = weights * (sure if drop is None else sure + drop.exp())
+        elif drop is not None:
+            weights = weights * drop.exp()
         if class_balance > 0.0:
             balance = class_balance_weights(logits.argmax(dim=1), kept, num_classes, class_balance)
             weights = weights * balance.to(entropy)
-    loss = (weights * entropy).sum() / kept.sum().clamp(min=1)
-    return loss / math.log(num_classes) if normalised else loss
+    return (weights * entropy).sum() / kept.sum().clamp(min=1), kept

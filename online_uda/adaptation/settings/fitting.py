@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def faults_of(method: MethodSettings) -> Iterator[KeyedError]:
     """Combinations of slots that cannot work, each with its key and what to do."""
-    for rule in (_replay, _mixed, _deploy, _scope, _adapters, _guards):
+    for rule in (_replay, _mixed, _deploy, _scope, _adapters, _guards, _fisher, _sharpness, _recovery):
         yield from rule(method)
 
 
@@ -82,3 +82,26 @@ def _adapters(method: MethodSettings) -> Iterator[KeyedError]:
 def _guards(method: MethodSettings) -> Iterator[KeyedError]:
     if method.guards is not None and method.scope.parameters == "none" and not method.norm.moves:
         yield KeyedError("this method never moves a weight, so there is nothing to guard; drop it", "guards")
+
+
+def _fisher(method: MethodSettings) -> Iterator[KeyedError]:
+    others = [name for name in type(method.objectives).model_fields if name != "fisher"]
+    if method.objectives.fisher is not None and all(getattr(method.objectives, name) is None for name in others):
+        yield KeyedError("only holds weights back; add an objective that moves them", "objectives", "fisher")
+
+
+def _sharpness(method: MethodSettings) -> Iterator[KeyedError]:
+    draws = method.objectives.replay is not None or method.objectives.mixed is not None
+    if method.optimizer.sharpness > 0.0 and draws:
+        text = "takes the same step twice, and replayed images would differ; drop it or the replay and mixed objectives"
+        yield KeyedError(text, "optimizer", "sharpness")
+
+
+def _recovery(method: MethodSettings) -> Iterator[KeyedError]:
+    if method.anchor.reset_below is not None and method.objectives.entropy is None:
+        yield KeyedError("watches objectives.entropy; add it or drop this", "anchor", "reset_below")
+    if method.scope.parameters != "none":
+        return
+    for key in ("restore", "reset_every", "reset_below", "kalman"):
+        if getattr(method.anchor, key) not in (None, 0.0):
+            yield KeyedError("no parameter learns, so there is nothing to put back; drop it", "anchor", key)

@@ -50,8 +50,9 @@ class MethodSettings(SlotModel):
 
     @property
     def needs_source(self) -> bool:
-        """Whether labelled source images are needed: for replay, to calibrate the trigger, or for the canary."""
-        return self.replay is not None or (self.guards is not None and self.guards.canary > 0)
+        """Whether labelled source images are needed: for replay, the trigger, the canary, or Fisher's weights."""
+        watched = self.guards is not None and self.guards.canary > 0
+        return self.replay is not None or watched or self.objectives.fisher is not None
 
     @model_validator(mode="after")
     def _slots_fit(self) -> Self:

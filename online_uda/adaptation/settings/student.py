@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
@@ -63,13 +63,15 @@ class ScopeSettings(SlotModel):
     ``suffix`` are HAMLET's modules n..4 (specs/hamlet.md 2.4): ``select`` says how n is chosen (``hamt`` as published,
     ``measured`` by loss drop per measured millisecond with ``exploration``), ``train_fuse`` whether the head's fuse and
     classifier learn too (they never do in the released system). ``names`` are patterns of parameter names
-    (``stages.3.*``); ``freeze`` are patterns that never learn, whatever the rest says.
+    (``stages.3.*``); ``freeze`` are patterns that never learn, whatever the rest says, and ``spare_last`` a number of
+    last stages that never do (SAR: 1).
     """
 
     parameters: Literal["none", "norm", "bias", "head", "all", "suffix", "adapters", "names"] = "norm"
     names: tuple[Pattern, ...] = ()
     freeze: tuple[Pattern, ...] = ()
     select: Literal["hamt", "fixed", "measured"] = "hamt"
+    spare_last: int = Field(default=0, ge=0, le=8)
     first_module: int = Field(default=1, ge=1, le=4)
     speeds_hz: tuple[Positive, Positive, Positive, Positive] = (4.21, 4.83, 5.11, 5.73)
     temperature: Positive = 1.75
@@ -106,13 +108,37 @@ class AdapterSettings(SlotModel):
 
 
 class OptimizerSettings(SlotModel):
-    """Optimiser of the learning parameters; vectors (norms, biases) have no weight decay."""
+    """Optimiser of the learning parameters; vectors (norms, biases) have no weight decay.
+
+    With ``sharpness`` rho above 0 the gradient is taken where the loss is highest within a radius of rho, along the
+    first gradient (SAM: Foret et al. 2021; SAR): two forward and backward passes a step.
+    """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 0.0
     momentum: BelowOne = 0.9
     head_factor: Positive = 1.0
+    sharpness: NotNegative = 0.0
+
+
+class KalmanSettings(SlotModel):
+    """CMF's hidden model (Lee & Chang 2024; specs/methods.md 3): drifts to the source, corrected by the weights.
+
+    ``drift`` a of the way it stays where it is, ``noise`` q of the process, bounds ``gain`` of the correction factor b,
+    and ``blend`` g of the weights that are kept when the hidden model is mixed in.
+    """
+
+    drift: Share = 0.99
+    noise: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.005
+    gain: tuple[Share, Share] = (0.89, 0.9999)
+    blend: Share = 0.99
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.gain[0] > self.gain[1]:
+            raise KeyedError(f"{list(self.gain)} runs backwards; give the smaller bound first", "gain")
+        return self
 
 
 class AnchorSettings(SlotModel):
@@ -121,8 +147,16 @@ class AnchorSettings(SlotModel):
     ``pull`` acts after every learning step; ``relax`` on frames on which the drift trigger finds the stream near the
     source and lets the method rest; ``restart`` before the step of a frame on which the trigger finds that the domain
     has changed back towards the source: what a storm has taught is no help in the drizzle after it.
+
+    ``restore`` puts that share of single weights, drawn anew, back after every step (CoTTA). ``reset_every`` puts all
+    back after so many steps (RDumb), ``reset_below`` where a running mean (0.9, 0.1) of the entropy falls below it, in
+    nats: the sign of a collapse (SAR). ``kalman`` blends the weights with a filtered way back (CMF).
     """
 
     pull: Share = 0.0
     relax: Share = 0.0
     restart: Share = 0.0
+    restore: Share = 0.0
+    reset_every: int | None = Field(default=None, ge=1)
+    reset_below: Positive | None = None
+    kalman: KalmanSettings | None = None
