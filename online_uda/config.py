@@ -17,6 +17,7 @@ from typing_extensions import Self
 from online_uda.adaptation.settings import MethodSettings
 from online_uda.errors import USER_ERRORS, UserError
 from online_uda.networks.catalogue import DEFAULT_NETWORK
+from online_uda.networks.inference import WHOLE, InferenceSettings
 from streams.schedule import Schedule, Side
 from streams.yaml_config import ConfigError, ConfigModel, KeyedError, KeyedErrors, load_yaml, unknown_name
 
@@ -76,6 +77,7 @@ class RunConfig(ConfigModel):
         save_masks: Folder of predicted masks, a PNG a frame; None writes none.
         mask_ids: What these hold: ``train`` ids, ``label`` ids as in label files, ``colour``: train ids with a palette.
         show: Whether the overlay is shown in a window.
+        inference: Whether frames are answered whole or in tiles, at which scales, mirrored too.
         out: Folder of the run; None makes ``runs/SCHEDULE-METHOD-TIME``.
     """
 
@@ -107,6 +109,7 @@ class RunConfig(ConfigModel):
     save_masks: str | None = Field(None, min_length=1)
     mask_ids: Literal["train", "label", "colour"] = "train"
     show: bool = False
+    inference: InferenceSettings = WHOLE
     out: str | None = Field(None, min_length=1)
 
     @model_validator(mode="after")

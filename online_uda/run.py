@@ -22,6 +22,7 @@ from online_uda.adaptation.build import build_method
 from online_uda.config import RunConfig
 from online_uda.inputs import RunInputs, open_inputs
 from online_uda.networks.spec import NetworkOptions
+from online_uda.networks.views import Views
 from online_uda.networks.zoo import load_network
 from online_uda.reports.environment import describe_environment
 from online_uda.reports.run_folder import RunFolder, default_folder
@@ -136,6 +137,7 @@ def start(
             choose_backend(
                 method, plan.run.backend, size=inputs.size, threads=shared_threads(plan.run, threads)[0], clock=clock,
                 autocast=lambda: autocast(device, precision), apart=holds_weights_apart(plan.run, method),
+                views=Views(plan.run.inference),
             )
         )  # fmt: skip
         make_pace: Callable[[Scorer], Pace] | None = None
@@ -143,7 +145,8 @@ def start(
             make_pace = partial(ConstantSpeed, method, clock=clock, eta=plan.run.constant_speed)
         if plan.run.has_deadlines:
             make_pace = partial(
-                on_time_pace, plan.run, method, open_clock(plan.run, device), total=inputs.stream.length,
+                on_time_pace, plan.run, method, open_clock(plan.run, device, inputs.size),
+                total=inputs.stream.length,
                 size=inputs.size, folder=run_folder.path,
             )  # fmt: skip
         runner = Runner(plan, run_folder, inputs.stream, method, frozen, digest, device, clock, console, make_pace)

@@ -13,6 +13,7 @@ from online_uda.adaptation.norm import NormStatistics, named_batch_norms
 from online_uda.adaptation.settings import MethodSettings
 from online_uda.networks.predictor import Predictor, PredictorFactory, TorchPredictor, Wishes
 from online_uda.networks.segmenter import Segmentation, Segmenter
+from online_uda.networks.views import Views
 
 
 class Answering:
@@ -76,6 +77,10 @@ class Answering:
         of_the_frame = bool(norms) and self._settings.norm.statistics in ("batch", "alpha", "iabn")
         normalising = self._norm.of_a_copy if of_the_frame else None
         self.predictor = factory(self._deployed, Wishes(tuple(moving), watched, normalising))
+
+    def predict_in_views(self, views: Views) -> None:
+        """Shows the network ``views`` of a frame from now on, in torch."""
+        self.predictor = TorchPredictor(self._deployed, self._predicting, views)
 
     def publish(self) -> None:
         """Lets the predictor use the deployed weights as they are now; where it holds none of its own, they are."""

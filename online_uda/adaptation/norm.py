@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from online_uda.adaptation.norm_mixed import alpha_moments, instance_aware_moments, mixed_statistics, running
 from online_uda.adaptation.settings import NormSettings
+from online_uda.networks.moments import ChannelMoments
 from online_uda.networks.predictor import Moments
 
 
@@ -69,7 +70,7 @@ class NormStatistics:
         self._network = network
         self._watched = batch_norms(network if watched is None else watched)
         self._layers = batch_norms(network)
-        self._seen: list[tuple[Tensor, Tensor] | None] = [None] * len(self._layers)
+        self._seen: list[ChannelMoments | None] = [None] * len(self._layers)
         self._source = [(running(layer)[0].clone(), running(layer)[1].clone()) for layer in self._layers]
         self._momentum = settings.momentum
 
@@ -95,7 +96,9 @@ class NormStatistics:
 
     @contextmanager
     def predicting(self, *, record: bool = True) -> Iterator[None]:
-        """Around the forward pass of a prediction: records input statistics, or switches to those of the frame.
+        """Around the forward passes of a prediction: records input statistics, or switches to those of the frame.
+
+        Where a frame takes several passes, the statistics of all of them are recorded as one.
 
         Args:
             record: False for images that the stream did not bring: they are answered alike and leave no trace.
@@ -109,6 +112,7 @@ class NormStatistics:
 
     @contextmanager
     def _recording(self, layers: list[nn.BatchNorm2d]) -> Iterator[None]:
+        self._seen = [None] * len(self._layers)
         handles = [layer.register_forward_pre_hook(self._recorder(i)) for i, layer in enumerate(layers)]
         try:
             yield
@@ -163,7 +167,8 @@ class NormStatistics:
             x = inputs[0].detach()
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-            self._seen[index] = (mean, var)
+            seen, found = self._seen[index], ChannelMoments(mean, var, x.numel() // x.shape[1])
+            self._seen[index] = found if seen is None else seen.joined(found)
 
         return record
 
@@ -173,7 +178,7 @@ class NormStatistics:
         Args:
             moments: Mean and biased variance of each layer's input, in the layers' order.
         """
-        self._seen = [(mean, variance) for mean, variance in moments]
+        self._seen = [ChannelMoments(mean, variance) for mean, variance in moments]
 
     @torch.no_grad()
     def absorb(self) -> bool:
@@ -182,16 +187,16 @@ class NormStatistics:
         Returns:
             Whether they were.
         """
-        found = [(layer, *seen) for layer, seen in zip(self._layers, self._seen, strict=True) if seen is not None]
+        found = [(layer, seen) for layer, seen in zip(self._layers, self._seen, strict=True) if seen is not None]
         self._seen = [None] * len(self._layers)
         # One check for all layers: each would be a wait for the device.
-        if not found or not torch.cat([part for _, *parts in found for part in parts]).isfinite().all():
+        if not found or not torch.cat([part for _, seen in found for part in seen[:2]]).isfinite().all():
             return False
         momentum = self._next_momentum()
-        for layer, seen_mean, seen_var in found:
+        for layer, seen in found:
             mean, var = running(layer)
-            mean.lerp_(seen_mean.to(mean), momentum)
-            var.lerp_(seen_var.to(var), momentum)
+            mean.lerp_(seen.mean.to(mean), momentum)
+            var.lerp_(seen.variance.to(var), momentum)
         return True
 
     def _next_momentum(self) -> float:

@@ -39,6 +39,7 @@ from online_uda.errors import UserError
 from online_uda.networks.adapters import FoldedView, insert_adapters
 from online_uda.networks.predictor import PredictorFactory
 from online_uda.networks.segmenter import Segmentation, Segmenter
+from online_uda.networks.views import Views
 from streams.frame import ClassSet
 
 CROPS = (1.0, 0.75, 0.5, 0.25)
@@ -184,6 +185,10 @@ class Recipe:
             UserError: The backend cannot do what the method wishes.
         """
         self._answering.use_predictor(factory, [name for name, _ in self._learning])
+
+    def predict_in_views(self, views: Views) -> None:
+        """Answers the stream's frames in ``views`` from now on, in torch; what is learned from stays whole."""
+        self._answering.predict_in_views(views)
 
     def publish(self) -> None:
         """Lets the predictor use the deployed weights as they are now; where it holds none of its own, they are."""

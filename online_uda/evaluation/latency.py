@@ -71,10 +71,16 @@ class LatencyMeter:
         self._cuda = device if device is not None and str(device).startswith("cuda") else None
         self._warmup = warmup
         self._skipped = dict.fromkeys(STAGES, 0)
+        self.forwards = 0
         self._stages = {stage: _StageSamples(capacity) for stage in STAGES}
 
-    def record(self, stage: str, latency_ms: float) -> None:
+    def record(self, stage: str, latency_ms: float, forwards: int = 0) -> None:
         """Add one sample of a stage.
+
+        Args:
+            stage: One of `STAGES`.
+            latency_ms: How long it took.
+            forwards: Forward passes of the network that it took; their sum is the attribute ``forwards``.
 
         Raises:
             ValueError: Unknown stage, or a latency that is negative or not finite.
@@ -83,6 +89,7 @@ class LatencyMeter:
             raise ValueError(f"unknown stage {stage!r}; one of {', '.join(STAGES)}")
         if not (math.isfinite(latency_ms) and latency_ms >= 0):
             raise ValueError(f"latency_ms must be finite and not negative, got {latency_ms}")
+        self.forwards += forwards
         if self._skipped[stage] < self._warmup:
             self._skipped[stage] += 1
             return
@@ -122,7 +129,7 @@ class LatencyMeter:
         """State as plain values and tensors, loadable with ``torch.load(weights_only=True)``."""
         import torch
 
-        return {
+        stages: dict[str, Any] = {
             stage: {
                 "skipped": self._skipped[stage],
                 "count": samples.count,
@@ -133,11 +140,13 @@ class LatencyMeter:
             }
             for stage, samples in self._stages.items()
         }
+        return {**stages, "forwards": self.forwards}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore ``state_dict``."""
-        for stage, saved in state.items():
-            samples = self._stages[stage]
+        self.forwards = int(state["forwards"])
+        for stage, samples in self._stages.items():
+            saved = state[stage]
             self._skipped[stage] = int(saved["skipped"])
             samples.count, samples.total_ms = int(saved["count"]), float(saved["total_ms"])
             samples.max_ms = float(saved["max_ms"])

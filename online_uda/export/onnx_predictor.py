@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,16 +23,16 @@ from online_uda.export.parity import check_parity
 from online_uda.export.session import open_session
 from online_uda.networks.predictor import Moments, Wishes, aliased, copy_weights, pairs
 from online_uda.networks.segmenter import Segmentation, Segmenter, padded_size
+from online_uda.networks.views import Views
 
 
 @dataclass
 class _Loaded:
-    """A session with the weights that it uses; ``busy`` is held while they are read or written."""
+    """A session with the weights that it uses."""
 
     session: Any
     binding: Any
     weights: dict[str, Tensor]
-    busy: threading.Lock = field(default_factory=threading.Lock)
 
 
 class _OneSize:
@@ -58,8 +58,8 @@ class _OneSize:
         ]
         moving = movable_names(self._graph)
         self._now = self._load(_pick(network, moving, device))
-        # The other half of the double buffer; a prediction may still run on the first one while it is filled.
-        self._next = self._bind(self._now.session, _pick(network, moving, device)) if self.by_input else None
+        # The other half of the double buffer; predictions run on the first one while it is filled.
+        self._next = self._bind(self._now.session, _pick(network, moving, device)) if self.by_input else self._now
 
     def _load(self, values: dict[str, Tensor]) -> _Loaded:
         model: onnx.ModelProto = self._graph if self.by_input else with_constants(self._graph, values)
@@ -73,35 +73,38 @@ class _OneSize:
                 _bind(binding.bind_input, name, value)
         return _Loaded(session, binding, values)
 
-    def publish(self, weights: Mapping[str, Tensor]) -> None:
+    def prepare(self, weights: Mapping[str, Tensor]) -> None:
+        """Gets ready what `swap` brings; predictions go on as before."""
         if not self._now.weights:
             return
-        if self._next is not None:
+        if self.by_input:
             into = self._next.weights
-            with self._next.busy:
-                torch._foreach_copy_(list(into.values()), [weights[name] for name in into])
-                if self._device.type == "cuda":
-                    torch.cuda.current_stream(self._device).synchronize()
-            self._now, self._next = self._next, self._now
+            torch._foreach_copy_(list(into.values()), [weights[name] for name in into])
+            if self._device.type == "cuda":
+                torch.cuda.current_stream(self._device).synchronize()
             return
         old = self._now.weights
-        if any(not torch.equal(value, weights[name]) for name, value in old.items()):
-            self._now = self._load({name: weights[name].clone() for name in old})
+        changed = any(not torch.equal(value, weights[name]) for name, value in old.items())
+        self._next = self._load({name: weights[name].clone() for name in old}) if changed else self._now
+
+    def swap(self) -> None:
+        """Lets the next prediction use what was prepared."""
+        if self._now.weights:
+            self._now, self._next = self._next, (self._now if self.by_input else self._next)
 
     def run(self, frames: Tensor) -> list[Tensor]:
         frames = frames.contiguous()
         outputs = [torch.empty(shape, device=self._device) for shape in self._shapes]
         on_gpu = self._device.type == "cuda"
         now = self._now
-        with now.busy:
-            _bind(now.binding.bind_input, FRAMES, frames)
-            for name, output in zip(self._outputs, outputs, strict=True):
-                _bind(now.binding.bind_output, name, output)
-            if on_gpu:
-                torch.cuda.current_stream(self._device).synchronize()  # the session works on a stream of its own
-            now.session.run_with_iobinding(now.binding)
-            if on_gpu:
-                now.binding.synchronize_outputs()
+        _bind(now.binding.bind_input, FRAMES, frames)
+        for name, output in zip(self._outputs, outputs, strict=True):
+            _bind(now.binding.bind_output, name, output)
+        if on_gpu:
+            torch.cuda.current_stream(self._device).synchronize()  # the session works on a stream of its own
+        now.session.run_with_iobinding(now.binding)
+        if on_gpu:
+            now.binding.synchronize_outputs()
         return outputs
 
 
@@ -115,6 +118,7 @@ class OnnxPredictor:
         wishes: What may move, what is watched.
         size: Height and width of the first frames.
         threads: CPU threads.
+        views: How a frame is shown to the network; every size of view has a graph of its own.
 
     Raises:
         UserError: The network cannot be exported, the session is not on the network's device, or its answers are not
@@ -123,22 +127,33 @@ class OnnxPredictor:
 
     name = "onnxruntime"
 
-    def __init__(self, network: Segmenter, wishes: Wishes, size: tuple[int, int], threads: int) -> None:
+    def __init__(
+        self,
+        network: Segmenter,
+        wishes: Wishes,
+        size: tuple[int, int],
+        threads: int,
+        views: Views | None = None,
+    ) -> None:
+        self._views = views or Views()
+        self._frame = threading.Lock()  # held while a frame is answered: all its passes use the same weights
         self._network = aliased(network)  # for frames of further sizes; follows the learner's weights
         self._wishes, self._threads = wishes, threads
         self._device = network.get_buffer("mean").device
         self._learner: tuple[Segmenter, dict[str, Tensor]] = (network, weights_of(network))
-        self._sizes = {size: self._open(network, size)}
+        self._sizes = {shown: self._open(network, shown) for shown in self._views.settings.view_sizes(size)}
 
     def _open(self, network: Segmenter, size: tuple[int, int]) -> _OneSize:
         graph = _OneSize(network, size, self._wishes, self._device, self._threads)
 
         def answer(weights: Mapping[str, Tensor], frames: Tensor) -> list[Tensor]:
-            graph.publish(weights)
+            graph.prepare(weights)
+            graph.swap()
             return graph.run(frames)
 
         check_parity(answer, network, size, self._wishes)
-        graph.publish(weights_of(network))
+        graph.prepare(weights_of(network))
+        graph.swap()
         return graph
 
     @property
@@ -148,6 +163,10 @@ class OnnxPredictor:
 
     def predict(self, frames: Tensor) -> tuple[Segmentation, Moments]:
         """See `Predictor.predict`; ``features`` are empty."""
+        with self._frame:
+            return self._views.answer(self._one_pass, frames)
+
+    def _one_pass(self, frames: Tensor) -> tuple[Segmentation, Moments]:
         size = (int(frames.shape[-2]), int(frames.shape[-1]))
         if size not in self._sizes:
             self._sizes[size] = self._open(self._network, size)
@@ -159,8 +178,12 @@ class OnnxPredictor:
         if network is not self._learner[0]:
             copy_weights(network, self._network)
             self._learner = network, weights_of(network)
-        for graph in self._sizes.values():
-            graph.publish(self._learner[1])
+        graphs = list(self._sizes.values())
+        for graph in graphs:
+            graph.prepare(self._learner[1])
+        with self._frame:
+            for graph in graphs:
+                graph.swap()
 
 
 def _holds_convolutions(network: Segmenter, names: tuple[str, ...]) -> bool:

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from online_uda.networks.segmenter import Segmentation, Segmenter
-
-Moments = Sequence[tuple[Tensor, Tensor]]
-"""Channel means and biased variances ``(C,)`` float32 of the inputs of the watched BatchNorm layers, in their order."""
+from online_uda.networks.views import Moments, Views
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +57,21 @@ class TorchPredictor:
     Args:
         network: The deployed network.
         around: Context of every prediction, such as autocast or a recorder of statistics.
+        views: How a frame is shown to the network.
     """
 
     name = "torch"
 
-    def __init__(self, network: Segmenter, around: Callable[[], AbstractContextManager[Any]]) -> None:
-        self._network, self._around = network, around
+    def __init__(
+        self, network: Segmenter, around: Callable[[], AbstractContextManager[Any]], views: Views | None = None
+    ) -> None:
+        self._network, self._around, self._views = network, around, views or Views()
 
     def predict(self, frames: Tensor) -> tuple[Segmentation, Moments]:
         """See `Predictor.predict`; moments are left to the context."""
         # no_grad, not inference_mode: statistics recorded here become running buffers of a trained network.
         with torch.no_grad(), self._around():
-            return self._network(frames), ()
+            return self._views(self._network, frames), ()
 
     def publish(self, network: Segmenter) -> None:
         """See `Predictor.publish`; copies only from another network than its own."""

@@ -29,6 +29,7 @@ class Segmentation:
         size: Height and width of the frames before padding.
         padded: Height and width after padding; the logits are spread over it, ``padded == 4 * (h, w)`` for SegFormer.
         auxiliary: Logits of an auxiliary head, which only training reads; None in eval mode or without such a head.
+        forwards: Forward passes that it took (`online_uda.networks.views`).
     """
 
     logits: Tensor
@@ -36,6 +37,7 @@ class Segmentation:
     size: tuple[int, int]
     padded: tuple[int, int]
     auxiliary: Tensor | None = None
+    forwards: int = 1
 
     def full(self, size: tuple[int, int] | None = None) -> Tensor:
         """Logits ``(B, C, H, W)`` at ``size`` (the frames' own by default), bilinear."""

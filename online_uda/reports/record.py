@@ -53,6 +53,7 @@ class FrameRecord:
         lr: Learning rate of that step.
         losses: Loss terms of that step by name.
         predict_ms: Camera image in to mask out.
+        forwards: Forward passes of that prediction; None where there was none.
         adapt_ms: The adaptation step; None if none ran.
         frame_ms: Everything the user waited for.
         guard: What the method's guards did since the frame before: {action, cause, detail} each.
@@ -80,6 +81,7 @@ class FrameRecord:
     lr: float | None = None
     losses: Mapping[str, float] = field(default_factory=dict)
     predict_ms: float | None = None
+    forwards: int | None = None
     adapt_ms: float | None = None
     frame_ms: float | None = None
     guard: tuple[Mapping[str, str], ...] = ()

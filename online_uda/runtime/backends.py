@@ -11,6 +11,7 @@ import torch
 from online_uda.errors import UserError
 from online_uda.networks.predictor import Predictor, PredictorFactory, TorchPredictor, Wishes
 from online_uda.networks.segmenter import Segmenter
+from online_uda.networks.views import Views
 from online_uda.runtime.buffered import StagedPredictor
 from online_uda.runtime.clock import Clock
 
@@ -27,6 +28,10 @@ class Predicts(Protocol):
         """Predicts with what ``factory`` makes."""
         ...
 
+    def predict_in_views(self, views: Views) -> None:
+        """Predicts with torch, in several views of a frame."""
+        ...
+
 
 def choose_backend(
     method: Predicts,
@@ -37,6 +42,7 @@ def choose_backend(
     autocast: Autocast,
     clock: Clock,
     apart: bool = False,
+    views: Views | None = None,
 ) -> str:
     """Gives ``method`` the backend that ``wanted`` names, and returns its name.
 
@@ -50,10 +56,14 @@ def choose_backend(
         clock: Times both for ``auto``.
         apart: Frames are answered from memory that nothing is learned in. ONNX Runtime does so anyway; what torch does
             is chosen with the pace of the run.
+        views: How a frame is shown to the network.
 
     Raises:
         UserError: The backend cannot be had, or cannot predict this network or method.
     """
+    views = views or Views()
+    if wanted in ("torch", "auto") and not views.settings.is_plain:
+        method.predict_in_views(views)  # for auto, until something faster is found
     if wanted == "torch":
         return wanted
     chosen: list[str] = []
@@ -68,15 +78,15 @@ def choose_backend(
             from online_uda.runtime.compiled import CompiledPredictor
 
             def compiled(held: Segmenter) -> Predictor:
-                return CompiledPredictor(held, wishes, size, autocast)
+                return CompiledPredictor(held, wishes, size, autocast, views=views)
 
             predictor = StagedPredictor(network, compiled) if apart else compiled(network)
         else:
             from online_uda.export.onnx_predictor import OnnxPredictor
 
-            predictor = onnx = OnnxPredictor(network, wishes, size, threads)
+            predictor = onnx = OnnxPredictor(network, wishes, size, threads, views)
             if wanted == "auto" and not chosen:  # later ones stand in for the first
-                plain = TorchPredictor(network, autocast)
+                plain = TorchPredictor(network, autocast, views)
                 if not (onnx.by_input and is_faster(onnx, plain, size, network, clock)):
                     raise _Stay
         chosen.append(predictor.name)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from online_uda.networks.predictor import Moments, Predictor, WatchedNetwork, Wishes, copy_weights, pairs
 from online_uda.networks.segmenter import Segmentation, Segmenter, padded_size
+from online_uda.networks.views import Views
 
 
 class _Buffer:
@@ -36,12 +37,19 @@ class BufferedPredictor:
         network: The deployed network; it is copied twice.
         wishes: What the method asks of a predictor.
         autocast: Makes the context of a prediction.
+        views: How a frame is shown to the network; one frame is answered by one copy, however many passes it takes.
     """
 
     name = "buffered"
 
-    def __init__(self, network: Segmenter, wishes: Wishes, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
-        self._autocast, self._divisor = autocast, network.divisor
+    def __init__(
+        self,
+        network: Segmenter,
+        wishes: Wishes,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        views: Views | None = None,
+    ) -> None:
+        self._autocast, self._divisor, self._views = autocast, network.divisor, views or Views()
         self._front, self._back = (_Buffer(network, wishes) for _ in range(2))
         self._on_cuda = network.get_buffer("mean").is_cuda
         self._fresh = False
@@ -54,7 +62,10 @@ class BufferedPredictor:
             self._fresh = False
             self._copying.release()
         with torch.no_grad(), self._autocast(), self._front.normalising():
-            logits, *moments = self._front.network(frames)
+            return self._views.answer(self._one_pass, frames)
+
+    def _one_pass(self, frames: Tensor) -> tuple[Segmentation, Moments]:
+        logits, *moments = self._front.network(frames)
         size = (int(frames.shape[-2]), int(frames.shape[-1]))
         return Segmentation(logits, (), size, padded_size(size, self._divisor)), pairs(moments)
 

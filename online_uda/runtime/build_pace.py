@@ -11,6 +11,7 @@ from online_uda.adaptation.method import SteppedMethod
 from online_uda.config import RunConfig
 from online_uda.networks.predictor import Wishes
 from online_uda.networks.segmenter import Segmenter
+from online_uda.networks.views import Views
 from online_uda.runtime.async_learning import AsyncLearning
 from online_uda.runtime.buffered import BufferedPredictor
 from online_uda.runtime.calibration import calibrate
@@ -28,13 +29,20 @@ from online_uda.runtime.simulated_async import SimulatedAsyncLearning
 COSTS_FILE = "costs.json"
 
 
-def open_clock(run: RunConfig, device: torch.device) -> RealClock | SimulatedClock:
+def open_clock(run: RunConfig, device: torch.device, size: tuple[int, int]) -> RealClock | SimulatedClock:
     """The clock that a run asks for.
+
+    Args:
+        run: With ``clock``.
+        device: What a real clock waits for.
+        size: Height and width of frames; with ``run.inference`` it says how many passes a prediction costs.
 
     Raises:
         ConfigError: The file of costs is faulty.
     """
-    return RealClock(device) if run.clock == "real" else SimulatedClock(StageCosts.read(Path(run.clock)))
+    if run.clock == "real":
+        return RealClock(device)
+    return SimulatedClock(StageCosts.read(Path(run.clock), run.inference.passes(size)))
 
 
 def beside_the_stream(run: RunConfig) -> bool:
@@ -89,13 +97,14 @@ def on_time_pace(
         "fps": fps, "budget_ms": budget_ms, "learn": run.learn_mode, "clock": run.clock
     }  # fmt: skip
     recorded = {**about, "method": method.name, "size": size, "device": run.device, "threads": run.threads}
-    record = None if simulated else CostRecord({key: str(value) for key, value in recorded.items()})
+    passes = run.inference.passes(size)
+    record = None if simulated else CostRecord({key: str(value) for key, value in recorded.items()}, passes)
     watch = Stopwatch(clock, CostModel(), record)
     if run.backend == "torch" and holds_weights_apart(run, method):
         precision: Precision = "bf16" if run.precision == "bf16" else "fp32"
 
         def buffered(network: Segmenter, wishes: Wishes) -> BufferedPredictor:
-            return BufferedPredictor(network, wishes, lambda: autocast(scorer.device, precision))
+            return BufferedPredictor(network, wishes, lambda: autocast(scorer.device, precision), Views(run.inference))
 
         method.use_predictor(buffered)
     threads, of_worker = shared_threads(run, run.threads or 1)

@@ -12,6 +12,7 @@ from torch import Tensor
 from online_uda.errors import UserError
 from online_uda.networks.predictor import Moments, WatchedNetwork, Wishes, aliased, copy_weights, pairs
 from online_uda.networks.segmenter import Segmentation, Segmenter, padded_size
+from online_uda.networks.views import Views
 
 
 class CompiledPredictor:
@@ -26,6 +27,7 @@ class CompiledPredictor:
         size: Height and width of the first frames; compiled for before the first one comes.
         autocast: Context of every prediction.
         compiler: Backend of `torch.compile`.
+        views: How a frame is shown to the network.
 
     Raises:
         UserError: There is no working compiler.
@@ -40,8 +42,9 @@ class CompiledPredictor:
         size: tuple[int, int],
         autocast: Callable[[], AbstractContextManager[Any]],
         compiler: str = "inductor",
+        views: Views | None = None,
     ) -> None:
-        self._network, self._autocast = network, autocast
+        self._network, self._autocast, self._views = network, autocast, views or Views()
         watched = WatchedNetwork(aliased(network), wishes.watched)
         self._forward: Any = torch.compile(watched, dynamic=False, backend=compiler)
         try:
@@ -56,7 +59,10 @@ class CompiledPredictor:
     def predict(self, frames: Tensor) -> tuple[Segmentation, Moments]:
         """See `Predictor.predict`; ``features`` are empty."""
         with torch.no_grad(), self._autocast():
-            logits, *moments = self._forward(frames)
+            return self._views.answer(self._one_pass, frames)
+
+    def _one_pass(self, frames: Tensor) -> tuple[Segmentation, Moments]:
+        logits, *moments = self._forward(frames)
         size = (int(frames.shape[-2]), int(frames.shape[-1]))
         return Segmentation(logits, (), size, padded_size(size, self._network.divisor)), pairs(moments)
 

@@ -68,8 +68,9 @@ class ConstantSpeed:
         with self._clock.measure("predict.frozen") as plain:
             frozen = scorer.plain_mask(frames, scored)
         score, images = scorer.score(frame, truth, scored, scored if scorer.is_frozen else frozen)
-        scorer.latency.record("predict", predict.latency_ms)
-        rest: dict[str, Any] = {"predict_ms": predict.latency_ms, "frame_ms": predict.latency_ms}
+        scorer.latency.record("predict", predict.latency_ms, prediction.forwards)
+        rest: dict[str, Any] = {"forwards": prediction.forwards, "predict_ms": predict.latency_ms}
+        rest["frame_ms"] = predict.latency_ms
         if self._delay > 0:
             self._delay -= 1
         else:
@@ -87,9 +88,9 @@ class ConstantSpeed:
             if step.detected:
                 scorer.evaluator.note_detection(frame.index)
             rest = {
-                "predict_ms": predict.latency_ms, "frame_ms": cost_ms, "signal": step.signal,
-                "detected": step.detected, "updated": step.updated, "scope": step.scope, "lr": step.learning_rate,
-                "losses": step.losses, "adapt_ms": adapt.latency_ms if step.updated else None,
+                "predict_ms": predict.latency_ms, "forwards": prediction.forwards, "frame_ms": cost_ms,
+                "signal": step.signal, "detected": step.detected, "updated": step.updated, "scope": step.scope,
+                "lr": step.learning_rate, "losses": step.losses, "adapt_ms": adapt.latency_ms if step.updated else None,
             }  # fmt: skip
         scorer.latency.record("frame", rest["frame_ms"])
         return FrameRecord(

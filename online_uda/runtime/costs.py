@@ -29,10 +29,13 @@ class CostFile(ConfigModel):
 
     Attributes:
         recorded: Where the figures come from, as text by key; nothing depends on it.
+        passes: Passes over a whole frame that a prediction of the file consists of, where the run answered tiles,
+            scales or mirror images (`InferenceSettings.passes`). A run of other inference is charged in proportion.
         stages_ms: Milliseconds by stage, one figure or the samples of a run in order.
     """
 
     recorded: dict[str, str] = Field(default_factory=dict)
+    passes: float = Field(1.0, gt=0.0, allow_inf_nan=False)
     stages_ms: dict[str, Milliseconds | Annotated[list[Milliseconds], Field(min_length=1)]] = Field(min_length=1)
 
 
@@ -42,23 +45,31 @@ class StageCosts:
     Args:
         stages_ms: Milliseconds by stage, a figure or samples.
         name: What messages call the source of the figures.
+        predictions: Factor on every stage of a prediction.
     """
 
-    def __init__(self, stages_ms: Mapping[str, float | Sequence[float]], name: str = "costs") -> None:
-        self._name = name
+    def __init__(
+        self, stages_ms: Mapping[str, float | Sequence[float]], name: str = "costs", predictions: float = 1.0
+    ) -> None:
+        self._name, self._predictions = name, predictions
         self._samples = {
             stage: (float(ms),) if isinstance(ms, (int, float)) else tuple(ms) for stage, ms in stages_ms.items()
         }
         self._taken = dict.fromkeys(self._samples, 0)
 
     @classmethod
-    def read(cls, path: Path) -> StageCosts:
+    def read(cls, path: Path, passes: float = 1.0) -> StageCosts:
         """Costs of a file.
+
+        Args:
+            path: JSON or YAML.
+            passes: Passes over a whole frame that a prediction of this run consists of.
 
         Raises:
             ConfigError: The file is unreadable or says something else; names file, line and key.
         """
-        return cls(build(CostFile, load_yaml(path)).stages_ms, str(path))
+        file = build(CostFile, load_yaml(path))
+        return cls(file.stages_ms, str(path), passes / file.passes)
 
     def take_ms(self, stage: str) -> float:
         """The next sample of ``stage``, or of the most special stage above it that is known.
@@ -74,7 +85,8 @@ class StageCosts:
     def peek_ms(self, stage: str) -> float:
         """What `take_ms` would answer; nothing is taken."""
         known, share = self._find(stage)
-        return self._samples[known][self._taken[known]] * share
+        factor = self._predictions if stage.partition(".")[0] == "predict" else 1.0
+        return self._samples[known][self._taken[known]] * share * factor
 
     def _find(self, stage: str) -> tuple[str, float]:
         if stage in self._samples:
@@ -114,10 +126,11 @@ class CostRecord:
 
     Args:
         recorded: What to say in the file about where the figures come from.
+        passes: Passes over a whole frame that a prediction consists of.
     """
 
-    def __init__(self, recorded: Mapping[str, str]) -> None:
-        self._recorded = dict(recorded)
+    def __init__(self, recorded: Mapping[str, str], passes: float = 1.0) -> None:
+        self._recorded, self._passes = dict(recorded), passes
         self._samples: dict[str, deque[float]] = {}
 
     def note(self, stage: str, ms: float) -> None:
@@ -128,5 +141,5 @@ class CostRecord:
         """Writes a file that `StageCosts.read` reads; nothing where nothing was noted."""
         if self._samples:
             stages = {stage: [round(ms, 4) for ms in list(samples)] for stage, samples in sorted(self._samples.items())}
-            content: dict[str, Any] = {"recorded": self._recorded, "stages_ms": stages}
+            content: dict[str, Any] = {"recorded": self._recorded, "passes": self._passes, "stages_ms": stages}
             path.write_text(json.dumps(content, separators=(",", ":")) + "\n")

@@ -121,7 +121,7 @@ class OnTime:
         self._mode.use_slack(camera.arrival_s(index + 1))
         steps = self._note_learned(index)
         latency_ms = 1000.0 * (finished_s - arrival_s)
-        scorer.latency.record("predict", predict.latency_ms)
+        scorer.latency.record("predict", predict.latency_ms, prediction.forwards)
         scorer.latency.record("frame", latency_ms)
         report = steps[-1].report if steps else None
         updated = any(step.report.updated for step in steps)
@@ -129,7 +129,8 @@ class OnTime:
             signal=None if watched is None else watched.signal, detected=watched is not None and watched.detected,
             updated=updated, scope=None if report is None else report.scope,
             lr=None if report is None else report.learning_rate, losses={} if report is None else report.losses,
-            predict_ms=predict.latency_ms, adapt_ms=sum(step.cost_ms for step in steps) if updated else None,
+            predict_ms=predict.latency_ms, forwards=prediction.forwards,
+            adapt_ms=sum(step.cost_ms for step in steps) if updated else None,
             frame_ms=latency_ms, late=late, confidence=confidence,
         )  # fmt: skip
 

@@ -89,7 +89,7 @@ class Untimed:
             step = self._method.observe(frames, prediction)
 
         frame_ms = predict.latency_ms + adapt.latency_ms
-        scorer.latency.record("predict", predict.latency_ms)
+        scorer.latency.record("predict", predict.latency_ms, prediction.forwards)
         scorer.latency.record("frame", frame_ms)
         if step.scope is not None and isinstance(self._method, MindsCosts):
             self._method.note_cost(adapt.latency_ms)
@@ -102,8 +102,9 @@ class Untimed:
             frame.index, truth.domain, truth.visit, frame.timestamp_s, None,
             score.miou, score.miou_frozen, score.visit_miou, score.visit_miou_frozen, score.agreement,
             signal=step.signal, detected=step.detected, updated=step.updated, scope=step.scope, lr=step.learning_rate,
-            losses=step.losses, predict_ms=predict.latency_ms, adapt_ms=adapt.latency_ms if step.updated else None,
-            frame_ms=frame_ms, confidence=confidence, images=images,
+            losses=step.losses, predict_ms=predict.latency_ms, forwards=prediction.forwards,
+            adapt_ms=adapt.latency_ms if step.updated else None, frame_ms=frame_ms, confidence=confidence,
+            images=images,
         )  # fmt: skip
 
     def figures(self) -> dict[str, Any]:

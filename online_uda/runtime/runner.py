@@ -194,6 +194,7 @@ class Runner:
                 "threads": run.threads,
                 "precision": run.precision,
                 "backend": run.backend,
+                "inference": {**run.inference.model_dump(mode="json"), "forwards": self.scorer.latency.forwards},
                 "snapshot_failures": self.snapshot_failures,
                 "wall_s": self._wall_s(),
                 "frames_per_s": self.evaluator.frames / max(self._wall_s(), 1e-9),

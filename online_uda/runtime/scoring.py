@@ -13,6 +13,7 @@ from online_uda.config import RunPlan
 from online_uda.evaluation.latency import LatencyMeter
 from online_uda.evaluation.prequential import FrameScore, PrequentialEvaluator
 from online_uda.networks.segmenter import Segmentation, Segmenter
+from online_uda.networks.views import Views
 from online_uda.reports.record import FrameImages, FrameRecord
 from online_uda.runtime.device import Precision, autocast
 from streams.frame import Frame, StreamItem, Truth
@@ -40,6 +41,7 @@ class Scorer:
         self.latency = LatencyMeter()
         self.is_frozen = plan.is_frozen
         self._precision: Precision = "bf16" if plan.run.precision == "bf16" else "fp32"
+        self._views = Views(plan.run.inference)  # those of the adapted network, so that only the weights differ
 
     def label_size(self, truth: Truth, mask: Mask) -> tuple[int, int]:
         """Height and width that a frame is scored at: its label's, or those of its mask."""
@@ -59,7 +61,7 @@ class Scorer:
         """`frozen_mask`, worked out also where it is known to be ``scored``: a plain forward pass, to be timed."""
         height, width = scored.shape
         with torch.inference_mode(), autocast(self.device, self._precision):
-            return self.frozen(frames).labels((height, width)).cpu().numpy()[0]
+            return self._views(self.frozen, frames).labels((height, width)).cpu().numpy()[0]
 
     def score(self, frame: Frame, truth: Truth, scored: Mask, scored_frozen: Mask) -> tuple[FrameScore, FrameImages]:
         """Scores two masks of a frame, both at the label's size."""
