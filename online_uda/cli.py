@@ -38,6 +38,7 @@ _RUN_FLAGS = (
     "stream",
     "save_video",
     "save_masks",
+    "serve",
     "method",
     "network",
     "init",
@@ -107,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--save-video", metavar="FILE.mp4", help="write the overlay: frozen and adapted side by side")
     flags.add_argument("--save-masks", metavar="DIR", help="write the masks as PNG (run.mask_ids=train|label|colour)")
+    flags.add_argument("--serve", metavar="PORT", help="live page with curves and buttons (HOST:PORT: not only here)")
     flags.add_argument("--show", action="store_true", help="show the overlay in a window")
     flags.add_argument("--out", metavar="DIR", help="run folder (default: runs/SCHEDULE-METHOD-TIME)")
     flags.add_argument("--resume", metavar="DIR", help="continue the run of this folder")

@@ -24,7 +24,7 @@ from streams.yaml_config import ConfigError, ConfigModel, KeyedError, KeyedError
 METHODS = Path(__file__).resolve().parents[1] / "configs" / "methods"
 NUMBERS_UNTOUCHED = (
     "out", "snapshot_every", "tensorboard", "stream_timeout", "save_video", "save_masks", "mask_ids", "show",
-    "report",
+    "report", "serve",
 )  # fmt: skip
 """Run keys that may differ when a run is resumed: no score depends on them."""
 
@@ -39,6 +39,10 @@ def parse_size(value: Any) -> Any:
             raise ValueError(f"expected HEIGHTxWIDTH such as 256x512, got {value!r}")
         return int(match[1]), int(match[2])
     return tuple(value) if isinstance(value, list) else value
+
+
+def _port_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class RunConfig(ConfigModel):
@@ -72,6 +76,7 @@ class RunConfig(ConfigModel):
         constant_speed: Speed of the stream over that of a plain forward pass, in (0, 1], for the protocol of Alfarra et
             al. (`online_uda.runtime.constant_speed`); None for no such protocol.
         stream_timeout: Seconds of silence after which a live stream counts as lost.
+        serve: Port, or host and port, of the live page; None serves none.
         report: Whether ``report.html`` is written, and pictures are kept for it.
         save_video: MP4 file of the overlay, frozen beside adapted; None writes none.
         save_masks: Folder of predicted masks, a PNG a frame; None writes none.
@@ -105,6 +110,7 @@ class RunConfig(ConfigModel):
     constant_speed: float | None = Field(None, gt=0.0, le=1.0)
     stream_timeout: float = Field(5.0, ge=0.1, le=3600.0)
     report: bool = True
+    serve: Annotated[str | None, BeforeValidator(_port_as_text)] = Field(None, min_length=1)
     save_video: str | None = Field(None, min_length=1)
     save_masks: str | None = Field(None, min_length=1)
     mask_ids: Literal["train", "label", "colour"] = "train"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -45,3 +46,11 @@ def opened(browser: Any, address: str, width: int, height: int = 844) -> tuple[A
     )
     page.goto(address)
     return page, faults
+
+
+def until(page: Any, condition: str, timeout_s: float = 20.0) -> None:
+    """Waits until an expression holds in a page, also in one that forbids `eval`."""
+    ends_s = time.monotonic() + timeout_s
+    while not page.evaluate(condition):
+        assert time.monotonic() < ends_s, f"never came true: {condition}"
+        page.wait_for_timeout(50)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,10 +64,16 @@ def test_a_folder_keeps_its_labels(kit: Kit) -> None:
     assert (summary_of(kit.root / "images")["hmean"], summary_of(kit.root / "images")["frames"]) == (None, 3)
 
 
+def cut_when_under_way(camera: TsCamera, frames: Path) -> None:
+    while not frames.exists() or frames.read_text().count("\n") < 5:
+        time.sleep(0.02)
+    camera.cut()
+
+
 def test_a_cut_camera_is_waited_for(kit: Kit) -> None:
     camera = TsCamera(fps=20)
     try:
-        cut = threading.Timer(1.5, camera.cut)
+        cut = threading.Thread(target=cut_when_under_way, args=(camera, kit.root / "run" / "frames.jsonl"))
         cut.start()
         assert main(words(kit, camera.url, "run", "--frames", "40", "run.stream_timeout=2")) == 0
         cut.join()

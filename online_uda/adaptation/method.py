@@ -49,6 +49,10 @@ class Method(Protocol):
         """Learns from a frame that `predict` has answered; the frame's score is already taken."""
         ...
 
+    def pause(self, paused: bool) -> None:
+        """While paused, nothing is learned; not part of the state."""
+        ...
+
     def take_events(self) -> list[GuardEvent]:
         """What the method's guards did since the last call; empty without guards."""
         ...

@@ -120,6 +120,7 @@ class Recipe:
         self._guard = self._build_guard(canary)
         self._thrift = Thrift(len(self.student.stages))
         self._events: list[GuardEvent] = []
+        self._paused = False
 
     def _build_step(self, source_images: Iterable[Tensor]) -> LearningStep | None:
         if self._optimizer is None:
@@ -244,9 +245,13 @@ class Recipe:
             decision = self._trigger.decide(frames, prediction)
         if self._replay is not None:
             self._replay.observe(frames, changed=decision.detected)
-        if self._guard is not None and self._guard.resting:
+        if self._paused or (self._guard is not None and self._guard.resting):
             return replace(decision, learn=False, relax=False)
         return decision
+
+    def pause(self, paused: bool) -> None:
+        """While paused, frames are watched and nothing is learned from them; weights stay as they are."""
+        self._paused = paused
 
     def rest(self, decision: Decision) -> bool:
         """What a frame does that is not learned from; tells whether the weights went towards the source."""

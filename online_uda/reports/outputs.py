@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from online_uda.config import Faults, RunPlan
 from online_uda.errors import UserError
+from online_uda.live.address import check_address
 from online_uda.reports.masks import MaskSink, label_ids
 from online_uda.reports.sinks import Sink
 from streams.frame import ClassSet
+
+if TYPE_CHECKING:
+    from online_uda.runtime.controls import Controls
 
 
 def check_outputs(plan: RunPlan, *, resumed: bool) -> None:
@@ -34,6 +39,9 @@ def check_outputs(plan: RunPlan, *, resumed: bool) -> None:
             from online_uda.reports.window import check_display
 
             check_display()
+    with faults.collecting():
+        if run.serve is not None:
+            check_address(run.serve)
     faults.raise_any()
 
 
@@ -58,7 +66,9 @@ def _check_masks(folder: Path, resumed: bool) -> None:
         raise UserError(f"--save-masks: {folder} cannot be made; choose another folder")
 
 
-def output_sinks(plan: RunPlan, folder: Path, classes: ClassSet, resume_frame: int | None) -> list[Sink]:
+def output_sinks(
+    plan: RunPlan, folder: Path, classes: ClassSet, resume_frame: int | None, controls: Controls | None = None
+) -> list[Sink]:
     """The sinks of what is asked for, none of them open.
 
     Args:
@@ -66,6 +76,7 @@ def output_sinks(plan: RunPlan, folder: Path, classes: ClassSet, resume_frame: i
         folder: Of the run.
         classes: Of the stream.
         resume_frame: First frame that a resumed run will play; None for a new run.
+        controls: Takes what the buttons of the live page ask for; None without one.
     """
     run = plan.run
     sinks: list[Sink] = []
@@ -79,6 +90,10 @@ def output_sinks(plan: RunPlan, folder: Path, classes: ClassSet, resume_frame: i
         from online_uda.reports.window import WindowSink
 
         sinks.append(WindowSink(classes))
+    if run.serve is not None and controls is not None:
+        from online_uda.live.server import LiveSink
+
+        sinks.append(LiveSink(run.serve, classes, controls, f"{plan.schedule.name} · {plan.method_name}"))
     if run.report:
         from online_uda.reports.html_report import PICTURES, HtmlSink
         from online_uda.reports.thumbnails import ThumbnailSink

@@ -138,6 +138,10 @@ class Replaceable:
         """See `SteppedMethod.watch`."""
         return self.current.watch(frames, prediction)
 
+    def pause(self, paused: bool) -> None:
+        """See `Method.pause`; the next incarnation has to be told again."""
+        self.current.pause(paused)
+
     def rest(self, decision: Decision) -> bool:
         """See `SteppedMethod.rest`."""
         return self.current.rest(decision)

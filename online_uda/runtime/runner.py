@@ -23,6 +23,7 @@ from online_uda.reports.run_folder import RunFolder
 from online_uda.reports.sinks import Sink, SinkGroup
 from online_uda.reports.tensorboard import TensorBoardSink
 from online_uda.runtime.clock import Clock
+from online_uda.runtime.controls import Controls, Steering
 from online_uda.runtime.interrupts import GracefulStop
 from online_uda.runtime.pace import Pace, Untimed
 from online_uda.runtime.rng import rng_state, set_rng_state
@@ -68,6 +69,8 @@ class Runner:
         self.network_digest, self.clock, self.console = network_digest, clock, console
         self.evaluator = PrequentialEvaluator(stream.classes)
         self.scorer = Scorer(plan, self.evaluator, frozen, device)
+        self.controls = None if plan.run.serve is None else Controls()
+        self._steering = None if self.controls is None else Steering(method, self.controls)
         self.pace = Untimed(method, self.scorer, clock) if make_pace is None else make_pace(self.scorer)
         self.next_frame = 0
         self._resumed = False
@@ -160,8 +163,11 @@ class Runner:
     def _take(self, item: StreamItem) -> FrameRecord:
         due = (item.index + 1) % self.plan.run.snapshot_every == 0
         self._save_due = self._save_due or due
-        record = self.pace.take(item, save_soon=self._save_due)
-        events = tuple(asdict(event) for event in self.method.take_events())
+        asked = [] if self._steering is None else self._steering.obey(self.pace.settled)
+        self._save_due = self._save_due or (self._steering is not None and self._steering.snapshot_due)
+        hold = self._save_due or (self._steering is not None and self._steering.needs_rest)
+        record = self.pace.take(item, save_soon=hold)
+        events = (*asked, *(asdict(event) for event in self.method.take_events()))
         for event in events:
             self.evaluator.note_guard(item.index, event)
         return replace(record, guard=events) if events else record
@@ -212,6 +218,8 @@ class Runner:
         A disk that is full does not end a run: the snapshots before stay, and the next one is tried in its turn.
         """
         self._save_due = False
+        if self._steering is not None:
+            self._steering.snapshot_taken()
         if self._saved_at == self.next_frame:
             return
         sinks.sync()
@@ -229,7 +237,7 @@ class Runner:
         if self.plan.run.tensorboard:
             domains = [visit.domain for visit in self.stream.visits]
             sinks.append(TensorBoardSink(self.folder.tensorboard, self.stream.classes, domains, resumed_at))
-        sinks += output_sinks(self.plan, self.folder.path, self.stream.classes, resumed_at)
+        sinks += output_sinks(self.plan, self.folder.path, self.stream.classes, resumed_at, self.controls)
         if self.console:
             sinks.append(ConsoleSink(self.stream.length, self.next_frame))
         return sinks
