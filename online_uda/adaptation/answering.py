@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from online_uda.adaptation.norm import NormStatistics, named_batch_norms
+from online_uda.adaptation.prior import corrected_by_prior
 from online_uda.adaptation.settings import MethodSettings
 from online_uda.networks.predictor import Predictor, PredictorFactory, TorchPredictor, Wishes
 from online_uda.networks.segmenter import Segmentation, Segmenter
@@ -57,7 +58,10 @@ class Answering:
         prediction, moments = self.predictor.predict(frames)
         if moments:
             self._norm.note(moments)
-        return prediction
+        return self._corrected(prediction)
+
+    def _corrected(self, prediction: Segmentation) -> Segmentation:
+        return corrected_by_prior(prediction) if self._settings.prior_correction else prediction
 
     def use_predictor(self, factory: PredictorFactory, moving: list[str]) -> None:
         """Predicts with another backend from now on.
@@ -89,7 +93,7 @@ class Answering:
     def aside(self, images: Tensor) -> Segmentation:
         """As `predict`, of images that are not the stream's."""
         with torch.no_grad(), self._norm.predicting(record=False), self._autocast():
-            return self._deployed(images)
+            return self._corrected(self._deployed(images))
 
     def of_source(self, images: Tensor) -> Segmentation:
         """The source network's answer."""

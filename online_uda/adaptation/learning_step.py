@@ -71,8 +71,7 @@ class LearningStep:
         """
         yield "begin"
         scope = self._scope.begin(effort)
-        if self._teacher is not None:
-            self._teacher.update(self._taught())
+        self._follow("before")
         draws = self._generator.get_state()
         losses = yield from self._descend(frames, mix_ratio, effort)
         radius = self._settings.optimizer.sharpness
@@ -90,6 +89,7 @@ class LearningStep:
         self._mode.commit()
         self._optimizer.step()
         self._scope.note(losses["mixed"] if "mixed" in losses else self._total(losses))
+        self._follow("after")
         self._hold_back(losses)
         return scope, losses
 
@@ -98,6 +98,11 @@ class LearningStep:
         self._optimizer.zero_grad(set_to_none=True)
         self._mode.begin(self._generator)
         return (yield from self._gradients.pieces(frames, mix_ratio, effort))
+
+    def _follow(self, when: str) -> None:
+        slot = self._settings.teacher
+        if self._teacher is not None and slot is not None and slot.follows == when:
+            self._teacher.update(self._taught())
 
     def _hold_back(self, losses: Mapping[str, float]) -> None:
         slot = self._settings.anchor

@@ -102,8 +102,9 @@ class Recipe:
         if self.teacher is not None:
             freeze_statistics(self.teacher.module, settings.scope)
         self.deployed: Segmenter = self.student
-        if settings.deploy == "teacher" and self.teacher is not None:
+        if self.teacher is not None and (settings.deploy == "teacher" or self.teacher_starts_at_once):
             self.teacher.update(self._taught())
+        if settings.deploy == "teacher" and self.teacher is not None:
             self.deployed = cast(Segmenter, self.teacher.module)
         self._norm = NormStatistics(self.student, settings.norm, watched=self.deployed)
         self._anchor = Anchor(source, self.student, self.deployed, self._learning, self._norm,
@@ -149,11 +150,18 @@ class Recipe:
         if slot is None:
             return None
         plain = self.student if self._adapters is None else self._source
-        return EMATeacher(plain, cap=slot.cap, half_life_frames=slot.half_life_frames, buffers=slot.buffers)
+        return EMATeacher(plain, cap=slot.cap, half_life_frames=slot.half_life_frames, buffers=slot.buffers,
+                          warm_up=slot.warm_up)  # fmt: skip
 
     def _taught(self) -> nn.Module:
         """What the teacher follows: the student, its adapters folded in, for the teacher never grows any."""
         return self.student if self._adapters is None else cast(nn.Module, FoldedView(self.student, self._adapters))
+
+    @property
+    def teacher_starts_at_once(self) -> bool:
+        """Whether the teacher is a copy of the student from the start, instead of from the first step on."""
+        slot = self.settings.teacher
+        return slot is not None and (slot.follows == "after" or not slot.warm_up)
 
     @property
     def learning(self) -> list[tuple[str, nn.Parameter]]:

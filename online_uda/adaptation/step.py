@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from online_uda.adaptation.entropy_step import EntropyStep
 from online_uda.adaptation.frame_pass import FrameObjective, FramePass
+from online_uda.adaptation.likelihood_step import LikelihoodStep
 from online_uda.adaptation.mixed_step import MixedObjective
 from online_uda.adaptation.norm import NormStatistics
 from online_uda.adaptation.objectives.cross_entropy import cross_entropy
@@ -20,6 +21,7 @@ from online_uda.adaptation.replay.source import SourceReplay
 from online_uda.adaptation.settings import MethodSettings
 from online_uda.adaptation.staged_pass import Within, backward_pieces, forward_pieces
 from online_uda.adaptation.student_mode import StudentMode
+from online_uda.adaptation.taught_step import TaughtStep
 from online_uda.adaptation.teacher import EMATeacher
 from online_uda.networks.segmenter import Segmenter
 from streams.frame import ClassSet
@@ -64,6 +66,13 @@ class StepGradients:
         self._of_the_frame: dict[str, FrameObjective] = {}
         if self._wanted.entropy is not None:
             self._of_the_frame["entropy"] = EntropyStep(self._wanted.entropy, run)
+        if self._wanted.likelihood is not None:
+            self._of_the_frame["likelihood"] = LikelihoodStep(self._wanted.likelihood, run, len(classes))
+        if self._wanted.taught is not None and teacher is not None:
+            self._of_the_frame["taught"] = TaughtStep(
+                self._wanted.taught, run, teacher=cast(Segmenter, teacher.module), source=source,
+                of_teacher=self._within(self._norm_of_teacher), autocast=autocast,
+            )  # fmt: skip
 
     def pieces(self, frames: Tensor, mix_ratio: float | None, effort: Effort) -> Pieces[dict[str, float]]:
         """Work through every objective; the result is their unweighted losses by name.

@@ -61,6 +61,7 @@ class EMATeacher:
         half_life_frames: Gives the cap instead, as the number of frames after which half of the teacher is renewed.
         buffers: What happens to buffers, such as BatchNorm statistics: ``copy`` takes the student's, ``ema`` averages
             floating-point ones like parameters and copies the others, ``keep`` leaves the teacher's own alone.
+        warm_up: Whether early rates are lower than the cap, so that the teacher is the mean of the steps so far.
 
     Attributes:
         module: The teacher network.
@@ -77,6 +78,7 @@ class EMATeacher:
         cap: float | None = None,
         half_life_frames: float | None = None,
         buffers: BufferPolicy = "copy",
+        warm_up: bool = True,
     ) -> None:
         if cap is not None and half_life_frames is not None:
             raise UserError("teacher: give either cap or half_life_frames, not both")
@@ -89,6 +91,7 @@ class EMATeacher:
         self._cap = 0.999 if cap is None else cap
         self._half_life_frames = half_life_frames
         self._buffers = buffers
+        self._warm_up = warm_up
         self.steps = 0
         self.module = copy.deepcopy(student).requires_grad_(False).eval()
 
@@ -100,7 +103,7 @@ class EMATeacher:
         """
         half_life = self._half_life_frames
         cap = self._cap if half_life is None else rate_of_half_life(half_life, frames)
-        return warmed_up_rate(self.steps, cap)
+        return warmed_up_rate(self.steps, cap) if self._warm_up or self.steps == 0 else cap
 
     @torch.no_grad()
     def update(self, student: nn.Module, frames: float = 1.0) -> None:

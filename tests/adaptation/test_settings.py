@@ -105,7 +105,10 @@ FAULTY = [
         ["3:17: trigger.kind: unknown value 'hamlett' (did you mean 'hamlet'?)"],
     ),
     (LEARNS + "trigger: {kind: drift}\n", ["3:10: trigger: trigger drift needs the slot replay"]),
-    (LEARNS + "teacher: {}\n", ["3:10: teacher: only objectives.mixed uses this slot; add it or drop the slot"]),
+    (
+        LEARNS + "teacher: {}\n",
+        ["3:10: teacher: only objectives.mixed, objectives.taught and deploy use this slot; add one or drop it"],
+    ),
     (LEARNS + "replay: {}\n", ["3:9: replay: no objective or trigger uses this slot; drop it"]),
     (MIXED, ["2:21: objectives.mixed: needs the slots replay, teacher, mixing, pseudo_labels"]),
     (

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def faults_of(method: MethodSettings) -> Iterator[KeyedError]:
     """Combinations of slots that cannot work, each with its key and what to do."""
-    for rule in (_replay, _mixed, _deploy, _scope, _adapters, _guards, _fisher, _sharpness, _recovery):
+    for rule in (_replay, _mixed, _teacher, _deploy, _scope, _adapters, _guards, _fisher, _sharpness, _recovery):
         yield from rule(method)
 
 
@@ -33,17 +33,25 @@ def _replay(method: MethodSettings) -> Iterator[KeyedError]:
 
 
 def _mixed(method: MethodSettings) -> Iterator[KeyedError]:
-    slots = ("teacher", "mixing", "pseudo_labels")
     if method.objectives.mixed is None:
-        for name in slots:
-            used = name == "teacher" and method.deploy == "teacher"
-            if getattr(method, name) is not None and not used:
+        for name in ("mixing", "pseudo_labels"):
+            if getattr(method, name) is not None:
                 yield KeyedError("only objectives.mixed uses this slot; add it or drop the slot", name)
         return
-    missing = [name for name in ("replay", *slots) if getattr(method, name) is None]
+    missing = [name for name in ("replay", "teacher", "mixing", "pseudo_labels") if getattr(method, name) is None]
     if missing:
         noun = "slot" if len(missing) == 1 else "slots"
         yield KeyedError(f"needs the {noun} {', '.join(missing)}", "objectives", "mixed")
+
+
+def _teacher(method: MethodSettings) -> Iterator[KeyedError]:
+    users = [name for name in ("mixed", "taught") if getattr(method.objectives, name) is not None]
+    if method.teacher is None:
+        if "taught" in users:
+            yield KeyedError("needs the slot teacher", "objectives", "taught")
+    elif not users and method.deploy != "teacher":
+        text = "only objectives.mixed, objectives.taught and deploy use this slot; add one or drop it"
+        yield KeyedError(text, "teacher")
 
 
 def _deploy(method: MethodSettings) -> Iterator[KeyedError]:

@@ -12,11 +12,17 @@ from streams.yaml_config import KeyedError
 
 
 class TeacherSettings(SlotModel):
-    """EMA teacher (specs/hamlet.md 2.1) by a capped warm-up rate or by a half-life in frames."""
+    """EMA teacher (specs/hamlet.md 2.1) by a capped warm-up rate or by a half-life in frames.
+
+    Without ``warm_up`` the rate is the cap from the first step on, and the teacher starts as the source network.
+    It ``follows`` the student before each step (HAMLET), or after it and before weights are put back (CoTTA).
+    """
 
     cap: BelowOne | None = None
     half_life_frames: Positive | None = None
     buffers: Literal["copy", "ema", "keep"] = "copy"
+    warm_up: bool = True
+    follows: Literal["before", "after"] = "before"
 
     @model_validator(mode="after")
     def _one_rate(self) -> Self:

@@ -29,6 +29,7 @@ class MethodSettings(SlotModel):
     ``student_mode`` is the mode of dropout and stochastic depth while learning: ``train`` as in source training,
     ``eval`` with both switched off. With ``train``, BatchNorm layers also learn their statistics from the step's crops.
     ``deploy`` says whose weights predict: the student's, or their average over recent steps, which the teacher holds.
+    ``prior_correction`` weighs every answer by how often its classes appear in the frame (ROID).
     """
 
     description: str = Field(min_length=1)
@@ -45,6 +46,7 @@ class MethodSettings(SlotModel):
     pseudo_labels: PseudoLabelSettings | None = None
     objectives: ObjectiveSettings = ObjectiveSettings()
     deploy: Literal["student", "teacher"] = "student"
+    prior_correction: bool = False
     trigger: Trigger = AlwaysTrigger()
     guards: GuardSettings | None = None
 

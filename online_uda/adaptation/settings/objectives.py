@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from online_uda.adaptation.settings.base import Cells, NotNegative, PositiveShare, Share, SlotModel
+from online_uda.adaptation.settings.base import BelowOne, Cells, NotNegative, Positive, PositiveShare, Share, SlotModel
 from streams.yaml_config import KeyedError
 
 
@@ -88,6 +88,71 @@ class FeatureDistanceSettings(SlotModel):
     min_share: Share = 0.75
 
 
+class ViewSettings(SlotModel):
+    """Views that a teacher's answer is averaged over: each scale, and with ``flip`` each mirrored too.
+
+    The frame at its own scale is always among them.
+    """
+
+    scales: tuple[Annotated[float, Field(ge=0.25, le=4.0)], ...] = Field(default=(1.0,), min_length=1)
+    flip: bool = False
+
+    @property
+    def count(self) -> int:
+        """Number of answers, the native one included."""
+        scales = {1.0, *self.scales}
+        return (len(self.scales) * 2 + (1.0 not in self.scales)) if self.flip else len(scales)
+
+
+class MaskSettings(SlotModel):
+    """Patches of ``patch`` pixels that the student does not see, a ``share`` of them (Hybrid-TTA, MIC)."""
+
+    share: BelowOne = 0.6
+    patch: int = Field(default=64, ge=4)
+
+
+class TaughtSettings(SlotModel):
+    """Distance of the student on the frame to labels of the teacher (specs/methods.md 3, teacher family).
+
+    ``trust``: ``views`` takes the mean over views everywhere; ``anchor`` (CoTTA) the teacher's native answer where the
+    source network's confidence is above ``confidence``; ``better`` (BECoTTA) where the teacher's own is, and is not
+    below the source network's. ``labels`` are the best class or the probabilities; ``loss`` their cross-entropy or the
+    symmetric one, which takes probabilities.
+    """
+
+    weight: NotNegative = 1.0
+    views: ViewSettings = ViewSettings()
+    trust: Literal["views", "anchor", "better"] = "views"
+    confidence: PositiveShare = 0.69
+    labels: Literal["hard", "soft"] = "hard"
+    loss: Literal["cross_entropy", "symmetric"] = "cross_entropy"
+    mask: MaskSettings | None = None
+
+    @model_validator(mode="after")
+    def _something_to_choose(self) -> Self:
+        if self.trust != "views" and self.views.count == 1:
+            raise KeyedError(f"{self.trust} chooses between one view and several; give views.scales or flip", "trust")
+        if self.loss == "symmetric" and self.labels == "hard":
+            raise KeyedError("symmetric compares probabilities; set labels to soft", "loss")
+        return self
+
+
+class LikelihoodSettings(SlotModel):
+    """ROID in pixels: soft likelihood ratio clipped at ``clip``, and ``consistency`` with a recoloured frame.
+
+    Pixels are weighed by diversity and certainty with ``temperature``; ``rate`` is the share of a frame in the mean
+    prediction that diversity is measured against.
+    """
+
+    weight: NotNegative = 1.0
+    clip: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.99
+    temperature: Positive = 1 / 3
+    rate: PositiveShare = 0.1
+    consistency: NotNegative = 1.0
+    jitter_strength: Share = 0.2
+    blur_probability: Share = 0.5
+
+
 class ObjectiveSettings(SlotModel):
     """What a step minimises: the weighted sum of the objectives present."""
 
@@ -96,3 +161,5 @@ class ObjectiveSettings(SlotModel):
     mixed: WeightSettings | None = None
     feature_distance: FeatureDistanceSettings | None = None
     fisher: FisherSettings | None = None
+    taught: TaughtSettings | None = None
+    likelihood: LikelihoodSettings | None = None
