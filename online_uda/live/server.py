@@ -157,7 +157,7 @@ class LiveSink:
 
     async def _picture(self, _: web.Request) -> web.Response:
         with _Viewer(self):
-            for _ in range(20):
+            for _attempt in range(20):
                 if self.board.picture is not None:
                     return web.Response(body=self.board.picture, content_type="image/jpeg")
                 await self._next_picture()

@@ -15,7 +15,7 @@ from online_uda.reports.frame_log import Column, FrameLog, smoothed, thinned
 ADAPTED, FROZEN, SIGNAL, CHANGE, DETECTED, UPDATED, ROLLBACK = (
     "#0b6e4f", "#8a8f98", "#2f6fb2", "#444444", "#e07b00", "#7bbf9e", "#c62828",
 )  # fmt: skip
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "online_uda", "font.family": "sans-serif", "font.size": 9.0,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e8eb",
     "grid.linewidth": 0.6, "axes.edgecolor": "#b8bdc4", "axes.axisbelow": True, "figure.dpi": 72,

@@ -83,10 +83,9 @@ def _row(line: str) -> dict[str, Any] | None:
 
 def thinned(x: Sequence[int] | NDArray[np.int64], y: Column, points: int) -> tuple[Column, Column]:
     """At most ``points`` means of neighbouring values, NaN left out; a curve that is short enough stays as it is."""
-    x = np.asarray(x, np.float64)
     width = -(-len(x) // points)
     if width <= 1:
-        return x, y
+        return np.asarray(x, np.float64), y
     rows = -(-len(x) // width)
     padded = np.full((2, rows * width), np.nan)
     padded[0, : len(x)], padded[1, : len(y)] = x, y
