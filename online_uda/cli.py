@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
         "--backend", metavar="NAME", help="what predicts: torch, compile, onnxruntime or auto (default: torch)"
     )
     flags.add_argument("--threads", metavar="N", help="CPU threads of the network (default: all cores but one)")
-    flags.add_argument("--fps", metavar="F", help="play at F frames/s and do not wait (default: wait for learning)")
+    flags.add_argument("--fps", metavar="F", help="play (or take of a camera) F frames/s and do not wait for learning")
     flags.add_argument("--budget-ms", metavar="B", help="a mask is due B ms after its frame (default: 1000 / F)")
     flags.add_argument("--learn", metavar="HOW", help="with --fps: interleaved (default), async or sync")
     flags.add_argument(

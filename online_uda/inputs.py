@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from online_uda.config import Faults, RunPlan
+from online_uda.errors import UserError
 from online_uda.networks.catalogue import NETWORK_DESCRIPTIONS
 from online_uda.networks.spec import form_of, parse_architecture, read_description
 from online_uda.reports.outputs import check_outputs
@@ -68,6 +69,7 @@ def open_inputs(plan: RunPlan, new_folder: Path | None = None) -> RunInputs:
         if plan.schedule.visits[0].stream is not None:
             stream = FeedStream(plan.schedule, size=run.size, frames=run.frames, timeout_s=run.stream_timeout)
             size = stream.size
+            _check_live(plan, stream)
         else:
             stream = Stream(plan.schedule, seed=run.seed, size=run.size, frames=run.frames, prefetch=FRAMES_AHEAD)
             size = frame_size(plan)
@@ -76,6 +78,15 @@ def open_inputs(plan: RunPlan, new_folder: Path | None = None) -> RunInputs:
     faults.raise_any()
     assert stream is not None
     return RunInputs(plan, stream, source, size)
+
+
+def _check_live(plan: RunPlan, stream: FeedStream) -> None:
+    if not stream.is_live:
+        return
+    for flag, given in (("--clock", plan.run.clock != "real"), ("run.constant_speed", plan.run.constant_speed)):
+        if given:
+            stream.close()
+            raise UserError(f"{flag} makes up the time of recorded frames; a live stream has the wall's, leave it out")
 
 
 def frame_size(plan: RunPlan) -> tuple[int, int]:

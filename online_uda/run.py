@@ -146,8 +146,7 @@ def start(
         if plan.run.has_deadlines:
             make_pace = partial(
                 on_time_pace, plan.run, method, open_clock(plan.run, device, inputs.size),
-                total=inputs.stream.length,
-                size=inputs.size, folder=run_folder.path,
+                stream=inputs.stream, size=inputs.size, folder=run_folder.path,
             )  # fmt: skip
         runner = Runner(plan, run_folder, inputs.stream, method, frozen, digest, device, clock, console, make_pace)
         if resumed:

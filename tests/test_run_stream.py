@@ -117,3 +117,45 @@ def test_stream_or_schedule(kit: Kit, capsys: pytest.CaptureFixture[str]) -> Non
     (kit.root / "two.yaml").write_text("visits:\n  - {domain: a, stream: '0'}\n  - {domain: b, folder: day}\n")
     assert main(["--schedule", str(kit.root / "two.yaml")]) == 2
     assert "a stream stands alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("learn", ["interleaved", "async"])
+@pytest.mark.parametrize(("budget_ms", "late"), [("0.1", True), ("99999", False)])
+def test_a_camera_at_a_rate_is_learned_from_in_the_slack(kit: Kit, learn: str, budget_ms: str, late: bool) -> None:
+    camera = TsCamera(fps=50)
+    try:
+        flags = ["--fps", "8", "--budget-ms", budget_ms, "--learn", learn, "--frames", "12"]
+        assert main(words(kit, camera.url, "run", *flags)) == 0
+    finally:
+        camera.stop()
+    rows, summary = frames_of(kit.root / "run"), summary_of(kit.root / "run")
+    assert len(rows) == 12
+    assert {row["late"] for row in rows} == {late}
+    assert summary["updates"] > 0
+    assert all(row["agreement"] is not None and row["confidence"] is not None for row in rows)
+    on_time = summary["on_time"]
+    assert (on_time["fps"], on_time["learn"], on_time["late"]) == (8.0, learn, 12 if late else 0)
+    assert summary["stream"]["received"] > 12, "pictures between two ticks are left alone"
+    assert summary["streaming_miou"] is None
+
+
+def test_a_file_at_a_rate_has_deadlines_on_any_clock(kit: Kit) -> None:
+    video = write_video(kit.root / "drive.mp4", 6)
+    costs = kit.root / "costs.json"
+    costs.write_text('{"stages_ms": {"predict": 400, "detect": 1, "step": 50}}')
+    assert main(words(kit, video, "run", "--fps", "5", "--clock", str(costs))) == 0
+    summary = summary_of(kit.root / "run")
+    assert summary["frames"] == 6
+    assert summary["dropped"] > 0
+
+
+def test_a_camera_has_the_time_of_the_wall(kit: Kit, capsys: pytest.CaptureFixture[str]) -> None:
+    costs = kit.root / "costs.json"
+    costs.write_text('{"stages_ms": {"predict": 40, "detect": 1, "step": 50}}')
+    camera = TsCamera()
+    try:
+        assert main(words(kit, camera.url, "run", "--fps", "5", "--clock", str(costs))) == 2
+    finally:
+        camera.stop()
+    assert "--clock makes up the time of recorded frames; a live stream has the wall's" in capsys.readouterr().err
+    assert not (kit.root / "run").exists()

@@ -21,10 +21,13 @@ from online_uda.runtime.cost_model import CostModel, Stopwatch
 from online_uda.runtime.costs import CostRecord, StageCosts
 from online_uda.runtime.device import Precision, autocast
 from online_uda.runtime.learning_modes import InterleavedLearning, LearningMode, SyncLearning
+from online_uda.runtime.live_pace import LivePace
 from online_uda.runtime.on_time import OnTime
 from online_uda.runtime.replaceable import Replaceable
 from online_uda.runtime.scoring import Scorer
 from online_uda.runtime.simulated_async import SimulatedAsyncLearning
+from streams.live.stream import FeedStream
+from streams.stream import Stream
 
 COSTS_FILE = "costs.json"
 
@@ -73,7 +76,7 @@ def on_time_pace(
     clock: RealClock | SimulatedClock,
     scorer: Scorer,
     *,
-    total: int | None,
+    stream: Stream | FeedStream,
     size: tuple[int, int],
     folder: Path,
 ) -> OnTime:
@@ -84,7 +87,7 @@ def on_time_pace(
         method: Predicts and learns.
         clock: From `open_clock`.
         scorer: Of the run.
-        total: Frames of the stream; None where it has no known end.
+        stream: What is played; a live one has the wall's time.
         size: Height and width of frames.
         folder: Where measured costs are kept, as `COSTS_FILE`.
 
@@ -118,7 +121,10 @@ def on_time_pace(
             record.write(folder / COSTS_FILE)
 
     mode = _mode(run, method, watch, clock, 1.0 / fps, of_worker, scorer.device)
-    return OnTime(mode, scorer, clock, watch, Camera(fps, budget_ms / 1000.0), total, about, write_costs)
+    camera = Camera(fps, budget_ms / 1000.0)
+    if isinstance(stream, FeedStream) and stream.is_live:
+        return LivePace(mode, scorer, clock, watch, camera, stream.arrival_s, about, write_costs)
+    return OnTime(mode, scorer, clock, watch, camera, stream.length, about, write_costs)
 
 
 def _mode(

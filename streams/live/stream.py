@@ -44,7 +44,6 @@ class FeedStream:
     Attributes:
         size: Height and width of every frame.
         is_live: Whether frames are lost when nobody takes them.
-        arrived_s: When the last frame handed out came, by ``time.perf_counter``; None from a file.
 
     Raises:
         StreamError: The feed cannot be opened, or gives no picture.
@@ -67,7 +66,7 @@ class FeedStream:
         self._stopped = False
         self._ahead: Prefetcher[StreamItem] | None = None
         self._offset_s = 0.0
-        self.arrived_s: float | None = None
+        self._arrived_s = 0.0
         self._live: NewestPicture | None = None
         wanted = size or schedule.size
         if self.feed.kind == "images":
@@ -151,6 +150,10 @@ class FeedStream:
         """Live timestamps start there: a resumed run goes on where its clock stood."""
         self._offset_s = seconds
 
+    def arrival_s(self) -> float:
+        """When the frame handed out last came, by ``time.perf_counter``; of a live stream."""
+        return self._arrived_s
+
     def figures(self) -> dict[str, Any]:
         """What the summary says of the feed: where it is, and what was lost of a live one."""
         about: dict[str, Any] = {"where": hidden(self.feed.where), "kind": self.feed.kind, "live": self.is_live}
@@ -176,7 +179,7 @@ class FeedStream:
             if isinstance(entry, Broken):
                 yield self._fault(index, entry.reason)
             else:
-                self.arrived_s = entry.arrived_s
+                self._arrived_s = entry.arrived_s
                 yield self._item(index, entry.image, self._offset_s + entry.at_s)
             index += 1
 
