@@ -182,7 +182,7 @@ class RunPlan:
     @property
     def is_frozen(self) -> bool:
         """Whether no prediction can differ from the source network's."""
-        return self.method.scope.parameters == "none" and self.method.norm.statistics == "source"
+        return self.method.keeps_the_source
 
     def on_machine(self, device: str, threads: int, precision: Literal["fp32", "bf16"]) -> RunPlan:
         """The plan with what was found out about the machine, so that a resumed run does as this one."""

@@ -27,6 +27,15 @@ examples:
 """
 
 
+_ALIGNED = (
+    "Frames are moved to the look of the source images before the network sees them; config.json holds that look."
+)
+_NOT_ALIGNED = (
+    "Learned on frames that were moved to the look of the source images. This format cannot hold that step, so without "
+    "it the network answers weaker than in the run; take the format own, or ONNX, to keep it."
+)
+
+
 @dataclass(frozen=True)
 class _Found:
     """What is to be saved: the network, where it comes from, and its scores."""
@@ -115,7 +124,7 @@ def _of_network(what: str) -> _Found:
 
 
 def _of_run(folder: Path, form: str) -> _Found:
-    from online_uda.adaptation.deployed import deployed_weights
+    from online_uda.adaptation.deployed import deployed_alignment, deployed_weights
     from online_uda.errors import UserError
     from online_uda.networks.spec import NetworkOptions
     from online_uda.networks.zoo import load_network
@@ -134,6 +143,7 @@ def _of_run(folder: Path, form: str) -> _Found:
     loaded = load_network(plan.run.network or "", plan.schedule.class_set, options)
     if form != "adapters":
         loaded.network.load_state_dict(deployed_weights(plan.method, state.method), strict=False)
+        loaded.network.alignment = deployed_alignment(state.method)
     origin = {"run": str(folder), "network": plan.network_name, "method": plan.method_name,
               "schedule": plan.schedule.name, "frames": state.next_frame, "seed": plan.run.seed}  # fmt: skip
     return _Found(loaded, origin, _scores(folder / "summary.json"), (plan, state))
@@ -187,6 +197,8 @@ def _card(found: _Found, origin: dict[str, Any], form: str, half: bool) -> str:
     lines = [f"# {name}", "", f"Saved from {loaded.description}.", "", "| what | value |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in origin.items() if value != ""]
     lines += [f"| format | {form}, {'float16' if half else 'float32'} |"]
+    if loaded.network.alignment is not None:
+        lines += ["", _ALIGNED if form == "own" else _NOT_ALIGNED]
     if loaded.class_names:
         lines += ["", "Classes in id order: " + ", ".join(loaded.class_names) + "."]
     if found.scores:

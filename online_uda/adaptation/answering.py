@@ -27,6 +27,7 @@ class Answering:
         source: The frozen source network.
         norm: Statistics of the deployed network's norms.
         autocast: Makes the autocast context of a forward pass.
+        look: What frames go through before the deployed network; None leaves them alone.
     """
 
     def __init__(
@@ -38,9 +39,11 @@ class Answering:
         source: Segmenter,
         norm: NormStatistics,
         autocast: Callable[[], AbstractContextManager[Any]],
+        look: Callable[[Tensor], Tensor] | None,
     ) -> None:
         self._name, self._settings = name, settings
         self._deployed, self._source, self._norm, self._autocast = deployed, source, norm, autocast
+        self._look = look
         self.predictor: Predictor = TorchPredictor(deployed, self._predicting)
 
     @property
@@ -55,7 +58,7 @@ class Answering:
 
     def predict(self, frames: Tensor) -> Segmentation:
         """Segments ``frames`` (1, 3, H, W) float32 RGB in [0, 1] of the stream with the weights published so far."""
-        prediction, moments = self.predictor.predict(frames)
+        prediction, moments = self.predictor.predict(self._moved(frames))
         if moments:
             self._norm.note(moments)
         return self._corrected(prediction)
@@ -93,7 +96,10 @@ class Answering:
     def aside(self, images: Tensor) -> Segmentation:
         """As `predict`, of images that are not the stream's."""
         with torch.no_grad(), self._norm.predicting(record=False), self._autocast():
-            return self._corrected(self._deployed(images))
+            return self._corrected(self._deployed(self._moved(images)))
+
+    def _moved(self, frames: Tensor) -> Tensor:
+        return frames if self._look is None else self._look(frames)
 
     def of_source(self, images: Tensor) -> Segmentation:
         """The source network's answer."""

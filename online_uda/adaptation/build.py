@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from online_uda.adaptation.fisher import SourceImages
 from online_uda.adaptation.guards.canary import Canary
+from online_uda.adaptation.look import StreamLook
 from online_uda.adaptation.recipe import Recipe
 from online_uda.adaptation.replay.buffer import ReplayBuffer
 from online_uda.adaptation.replay.sampling import ReplaySampler
@@ -20,12 +21,14 @@ from online_uda.adaptation.trigger.drift import calibrate_from_buffer
 from online_uda.adaptation.trigger.hamlet import BudgetRule, WindowDetector
 from online_uda.adaptation.trigger.policies import DriftPolicy, HamletPolicy
 from online_uda.errors import UserError
+from online_uda.networks.alignment import mean_look
 from online_uda.networks.checkpoints import LoadedNetwork
 from online_uda.networks.segmenter import Segmenter, to_full_size
 from streams.frame import IGNORE_ID, ClassSet, LabelledSet
 
 Progress = Callable[[int, int], None]
 CANARY_CHOICE = 64
+LOOK_IMAGES = 64
 LIGHT_HEAD_STEPS = 150
 LIGHT_HEAD_RATE = 2e-3
 
@@ -73,10 +76,11 @@ def build_method(
         replay = SourceReplay(buffer, settings.replay, seed + 1)
     canary = _build_canary(settings, name, source, replay, size, seed + 3, device)
     images = _fisher_images(settings, name, source, replay, size, seed + 4, device)
+    look = _build_look(settings, name, source, replay, size, seed + 5, device)
     trigger = _build_trigger(settings, network, replay, seed, device, bf16)
     return Recipe(
         settings, name=name, source=model, classes=classes, replay=replay, trigger=trigger, seed=seed + 2, bf16=bf16,
-        canary=canary, source_images=images,
+        canary=canary, source_images=images, look=look,
     )  # fmt: skip
 
 
@@ -125,6 +129,28 @@ def _fisher_images(
     return SourceImages(buffer, slot.frames, device)
 
 
+def _build_look(
+    settings: MethodSettings,
+    name: str,
+    source: LabelledSet | None,
+    replay: SourceReplay | None,
+    size: tuple[int, int] | None,
+    seed: int,
+    device: torch.device,
+) -> StreamLook | None:
+    """The source look that frames are moved to: of the replay buffer's images, or of a few of their own."""
+    slot = settings.alignment
+    if slot is None:
+        return None
+    if replay is not None:
+        buffer = replay.buffer
+    elif source is not None:
+        buffer = ReplayBuffer.fill(source, torch.Generator().manual_seed(seed), capacity=LOOK_IMAGES, size=size)
+    else:
+        raise UserError(f"method {name} aligns frames to the look of source images; give them with --source DIR")
+    return StreamLook(mean_look(buffer.images[:LOOK_IMAGES], (slot.rows, slot.columns), device), slot)
+
+
 def _build_trigger(
     settings: MethodSettings,
     network: LoadedNetwork,
@@ -148,7 +174,7 @@ def _build_trigger(
     if isinstance(slot, DriftTrigger):
         assert replay is not None
         detector = calibrate_from_buffer(network.network, replay.buffer, scale=slot.scale)
-        return DriftPolicy(network.network, detector, slot.scale)
+        return DriftPolicy(network.network, detector, slot.scale, slot.every)
     never = settings.scope.parameters == "none" and not settings.norm.moves
     return EveryFrames(0 if never else slot.every)
 

@@ -1,4 +1,4 @@
-"""Which weights of a saved method answer frames."""
+"""Which weights of a saved method answer frames, and what frames go through before."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from online_uda.adaptation.settings import AdapterSettings, MethodSettings
 from online_uda.networks.adapters import AdapterConfig, folded
+from online_uda.networks.alignment import InputAlignment
 
 
 def deployed_weights(settings: MethodSettings, state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -24,6 +25,12 @@ def deployed_weights(settings: MethodSettings, state: Mapping[str, Any]) -> dict
     if settings.adapters is not None:
         return folded(state["student"], adapter_config(settings.adapters))
     return dict(state["student"])
+
+
+def deployed_alignment(state: Mapping[str, Any]) -> InputAlignment | None:
+    """What frames go through before those weights, from a `Recipe.state_dict`; None where nothing is done to them."""
+    look = state.get("look")
+    return None if look is None or look["file"] is None else InputAlignment.from_dict(look["file"])
 
 
 def adapter_config(slot: AdapterSettings) -> AdapterConfig:

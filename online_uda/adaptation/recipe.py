@@ -20,6 +20,7 @@ from online_uda.adaptation.guards.event import GuardEvent
 from online_uda.adaptation.guards.guard import Guard
 from online_uda.adaptation.guards.last_good import LastGood
 from online_uda.adaptation.learning_step import LearningStep
+from online_uda.adaptation.look import StreamLook
 from online_uda.adaptation.method import StepReport
 from online_uda.adaptation.norm import NormStatistics
 from online_uda.adaptation.pieces import FULL, Effort, Pieces, finish
@@ -60,6 +61,7 @@ class Recipe:
         bf16: Run networks under bfloat16 autocast.
         canary: Labelled source images for the guards; None where the settings ask for none.
         source_images: ``(1, 3, H, W)`` float32 each, for Fisher's weights; read once, here.
+        look: Moves frames before the student sees them; None where the settings have no alignment slot.
 
     Raises:
         UserError: If the scope or the adapters fit nothing in the network.
@@ -78,12 +80,14 @@ class Recipe:
         bf16: bool,
         canary: Canary | None = None,
         source_images: Iterable[Tensor] = (),
+        look: StreamLook | None = None,
     ) -> None:
         self._arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         self.name, self.settings = name, settings
         self._source, self._replay, self._trigger = source, replay, trigger
-        fixed = settings.scope.parameters == "none" and settings.norm.statistics == "source"
+        fixed = settings.keeps_the_source
         self.student: Segmenter = source if fixed else copy.deepcopy(source)
+        self._look = look
         self._bf16 = bf16
         self._device = next(source.parameters()).device
         self._adapters = None if settings.adapters is None else adapter_config(settings.adapters)
@@ -116,7 +120,13 @@ class Recipe:
         )  # fmt: skip
         self._step = self._build_step(source_images)
         self._answering = Answering(
-            name, settings, deployed=self.deployed, source=source, norm=self._norm, autocast=self._autocast
+            name,
+            settings,
+            deployed=self.deployed,
+            source=source,
+            norm=self._norm,
+            autocast=self._autocast,
+            look=look,
         )
         self._guard = self._build_guard(canary)
         self._thrift = Thrift(len(self.student.stages))
@@ -253,6 +263,8 @@ class Recipe:
             decision = self._trigger.decide(frames, prediction)
         if self._replay is not None:
             self._replay.observe(frames, changed=decision.detected)
+        if self._look is not None:
+            self._look.watch(frames, decision)
         if self._paused or (self._guard is not None and self._guard.resting):
             return replace(decision, learn=False, relax=False)
         return decision
@@ -312,9 +324,10 @@ class Recipe:
             self._anchor.pull(self.settings.anchor.pull)
         elif effort is not None:
             self._set_rate(self._optimizer, decision.learning_rate)
+            moved = frames if self._look is None else self._look(frames)
             for _ in range(self.settings.steps):
                 fitting = self._thrift.limit(effort)
-                scope, losses = yield from self._step.pieces(frames, decision.mix_ratio, fitting)
+                scope, losses = yield from self._step.pieces(moved, decision.mix_ratio, fitting)
                 if scope is None:
                     break
                 self._thrift.succeed()
@@ -350,6 +363,7 @@ class Recipe:
             "optimizer": self._optimizer, "teacher": self.teacher, "selector": self._scope.selector,
             "replay": self._replay, "trigger": self._trigger, "thrift": self._thrift, "guard": self._guard,
             "norm": self._norm, "step": self._step,
+            "look": self._look,
         }  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from online_uda.adaptation.deployed import deployed_weights
+from online_uda.adaptation.deployed import deployed_alignment, deployed_weights
 from online_uda.adaptation.scope import norm_parameters
 from online_uda.errors import UserError
 from online_uda.export.graph import FRAMES, export_graph, movable_names, weights_of
@@ -133,6 +133,7 @@ def _find_run(folder: Path) -> _Found:
         NetworkOptions(plan.run.init, plan.run.init_head, plan.run.classes),
     )
     weights = deployed_weights(plan.method, state.method)
+    loaded.network.alignment = deployed_alignment(state.method)
     strange = loaded.network.load_state_dict(weights, strict=False) if weights else None
     if strange is not None:
         missing = [name for name in strange.missing_keys if not name.startswith("light_head.")]

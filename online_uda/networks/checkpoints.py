@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save_file
 
 from online_uda.errors import UserError
+from online_uda.networks.alignment import InputAlignment
 from online_uda.networks.architecture import AnyConfig, ModuleConfig, NetworkConfig, build_network
 from online_uda.networks.dialects import Translation, translate
 from online_uda.networks.hf_segformer import config_from_hf, config_to_hf, from_hf, to_hf
@@ -28,6 +29,7 @@ from online_uda.networks.segmenter import SegformerConfig, Segmenter
 from online_uda.networks.weights_file import WEIGHTS_FILE, load_strict, read_weights, read_weights_file
 
 FORMAT = "online_uda.network/1"
+ALIGNMENT = "alignment"
 _CONFIGS: dict[str, type[Any]] = {"segformer": SegformerConfig, "network": NetworkConfig, "module": ModuleConfig}
 _HEAD_WIDTH = {True: 256, False: 768}
 
@@ -112,6 +114,7 @@ def load_folder(folder: Path) -> LoadedNetwork:
         raise UserError(f"{config_path}: architecture {found!r} is not supported; expected model_type 'segformer'")
     network = build_network(config)
     has_light = load_strict(network, weights, weights_path, unknown=unknown)
+    network.alignment = _alignment(content, config_path)
     description = _describe(str(folder), dialect, len(weights), config.classes, has_light)
     return LoadedNetwork(network.eval(), names, has_light, description, config)
 
@@ -184,6 +187,16 @@ def _own_config(content: Mapping[str, Any], path: Path) -> tuple[AnyConfig, tupl
         raise UserError(f"{path}: not a {FORMAT} config; {where}: {first['msg']}") from None
 
 
+def _alignment(content: Mapping[str, Any], path: Path) -> InputAlignment | None:
+    values = content.get(ALIGNMENT)
+    if values is None:
+        return None
+    try:
+        return InputAlignment.from_dict(values)
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise UserError(f"{path}: {ALIGNMENT} does not hold what this version writes; save the network again") from None
+
+
 def save_folder(
     folder: Path,
     network: Segmenter,
@@ -209,6 +222,8 @@ def save_folder(
         next(key for key, kind in _CONFIGS.items() if isinstance(config, kind)): asdict(config),
         "provenance": dict(provenance),
     }
+    if isinstance(network.alignment, InputAlignment):
+        content[ALIGNMENT] = network.alignment.as_dict()
     _write_text(folder / "config.json", json.dumps(content, indent=2) + "\n")
 
 

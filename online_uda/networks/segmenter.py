@@ -82,6 +82,9 @@ class Segmenter(nn.Module):
         mean: Channel means of the input, RGB in [0, 1].
         std: Channel standard deviations of the input.
         divisor: Frames are padded to multiples of it.
+
+    Attributes:
+        alignment: What frames go through before anything else, such as an `InputAlignment`; None leaves them alone.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Segmenter(nn.Module):
         super().__init__()
         self.divisor = divisor
         self.answers: int | None = None
+        self.alignment: nn.Module | None = None
         self.stages = nn.ModuleList(stages)
         self.head = head
         self.light_head = light_head
@@ -111,8 +115,10 @@ class Segmenter(nn.Module):
         return self
 
     def normalise(self, frames: Tensor) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
-        """Pads by edge replication and normalises ``frames`` (B, 3, H, W) float32 RGB in [0, 1]."""
+        """Aligns, pads by edge replication and normalises ``frames`` (B, 3, H, W) float32 RGB in [0, 1]."""
         size = (int(frames.shape[-2]), int(frames.shape[-1]))
+        if self.alignment is not None:
+            frames = self.alignment(frames)
         padded = padded_size(size, self.divisor)
         if padded != size:
             frames = F.pad(frames, (0, padded[1] - size[1], 0, padded[0] - size[0]), mode="replicate")

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from online_uda.adaptation.guards.canary import Canary
+from online_uda.adaptation.look import StreamLook
 from online_uda.adaptation.method import StepReport
 from online_uda.adaptation.recipe import Recipe
 from online_uda.adaptation.replay.buffer import ReplayBuffer
 from online_uda.adaptation.replay.source import SourceReplay
 from online_uda.adaptation.settings import AlwaysTrigger, MethodSettings
 from online_uda.adaptation.trigger.base import Decision, EveryFrames, TriggerPolicy
+from online_uda.networks.alignment import mean_look
 from online_uda.networks.heads import AllMLPHead, LightHead
 from online_uda.networks.mit import MiTConfig
 from online_uda.networks.segmenter import SegformerConfig, Segmentation, Segmenter, build_segformer
@@ -131,9 +133,13 @@ def make_recipe(
         images = SourceSet()
         buffer = ReplayBuffer(images, range(len(images)))
         canary = Canary(buffer, settings.guards.canary, seed, torch.device("cpu"))
+    look = None
+    if settings.alignment is not None:
+        images, grid = SourceSet(), (settings.alignment.rows, settings.alignment.columns)
+        look = StreamLook(mean_look((images[i].image for i in range(8)), grid, torch.device("cpu")), settings.alignment)
     return Recipe(
         settings, name="test", source=network, classes=CAMVID_11, replay=replay, trigger=trigger, seed=seed, bf16=False,
-        canary=canary,
+        canary=canary, look=look,
     )  # fmt: skip
 
 

@@ -129,10 +129,23 @@ def test_drift_learns_far_from_the_source_and_relaxes_near_it() -> None:
     policy = DriftPolicy(network, ScriptedDetector(), 0.5)  # type: ignore[arg-type]
     decisions = [policy.decide(frame, network(frame)) for frame in stream(3)]
     assert decisions == [
-        Decision(True, relax=False, signal=4.5, detected=True),
-        Decision(False, relax=True, signal=0.5, detected=False),
-        Decision(True, relax=False, signal=2.0, detected=True, nearer=True),
+        Decision(True, relax=False, signal=4.5, detected=True, distance=4.5),
+        Decision(False, relax=True, signal=0.5, detected=False, distance=0.5),
+        Decision(True, relax=False, signal=2.0, detected=True, nearer=True, distance=2.0),
     ]
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"), [(1, [1, 1, 1, 1, 0, 1, 1]), (2, [1, 0, 1, 1, 0, 1, 0]), (3, [1, 0, 0, 1, 0, 1, 0])]
+)
+def test_drift_learns_on_every_nth_far_frame_and_on_each_that_shows_a_change(every: int, expected: list[int]) -> None:
+    network, detector = trained("layernorm"), ScriptedDetector()
+    far, change, near = Word(True, 2.0, False), Word(True, 2.0, True), Word(False, 0.5, False)
+    detector.words = [change, far, far, change, near, change, far]
+    policy = DriftPolicy(network, detector, 0.5, every)  # type: ignore[arg-type]
+    decisions = [policy.decide(frame, network(frame)) for frame in stream(7)]
+    assert [decision.learn for decision in decisions] == [bool(word) for word in expected]
+    assert [decision.relax for decision in decisions] == [word is near for word in detector.words]
 
 
 @pytest.mark.parametrize("kind", KINDS)

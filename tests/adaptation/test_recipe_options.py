@@ -67,8 +67,15 @@ def reference(kind: str, frames: int, base: tuple[tuple[str, Any], ...] = ()) ->
 
 STEP = {"encoder", "head"}
 LOSSES = {"loss.entropy", "loss.replay", "loss.mixed"}
+LOOK = {"alignment__strength": 0.5}
 CASES: list[tuple[str, Any, set[str], set[str], int, dict[str, Any]]] = [
     # option, value, parts that move, parts that stay, frames, changes to the base it is compared with
+    ("alignment", {"rows": 4}, {"loss.entropy"}, {"prediction", "loss.replay"}, 1, {}),
+    ("alignment", {"rows": 4}, {"last"}, {"prediction"}, 2, {}),
+    ("alignment__strength", 0.9, {"loss.entropy"}, {"prediction", "loss.replay"}, 1, LOOK),
+    ("alignment__rows", 2, {"loss.entropy"}, {"loss.replay"}, 1, LOOK),
+    ("alignment__columns", 3, {"loss.entropy"}, {"loss.replay"}, 1, LOOK),
+    ("alignment__half_life_frames", 0.1, {"last"}, {"prediction"}, 3, LOOK),
     ("norm__statistics", "source", {"statistics", "loss.entropy"}, {"prediction"}, 1, {}),
     ("norm__statistics", "batch", {"prediction", "statistics", "loss.replay"}, {"loss.entropy"}, 1, {}),
     ("norm__momentum", 0.5, {"statistics", "loss.replay"}, {"prediction", "loss.entropy"}, 1, {}),

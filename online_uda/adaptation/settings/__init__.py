@@ -17,6 +17,7 @@ from online_uda.adaptation.settings.objectives import (
 )
 from online_uda.adaptation.settings.student import (
     AdapterSettings,
+    AlignmentSettings,
     AnchorSettings,
     NormSettings,
     OptimizerSettings,
@@ -26,6 +27,7 @@ from online_uda.adaptation.settings.trigger import AlwaysTrigger, DriftTrigger, 
 
 __all__ = [
     "AdapterSettings",
+    "AlignmentSettings",
     "AlwaysTrigger",
     "AnchorSettings",
     "DriftTrigger",

@@ -14,6 +14,7 @@ from online_uda.adaptation.settings.labels import MixingSettings, PseudoLabelSet
 from online_uda.adaptation.settings.objectives import ObjectiveSettings
 from online_uda.adaptation.settings.student import (
     AdapterSettings,
+    AlignmentSettings,
     AnchorSettings,
     NormSettings,
     OptimizerSettings,
@@ -33,6 +34,7 @@ class MethodSettings(SlotModel):
     """
 
     description: str = Field(min_length=1)
+    alignment: AlignmentSettings | None = None
     norm: NormSettings = NormSettings()
     scope: ScopeSettings = ScopeSettings()
     adapters: AdapterSettings | None = None
@@ -51,10 +53,16 @@ class MethodSettings(SlotModel):
     guards: GuardSettings | None = None
 
     @property
+    def keeps_the_source(self) -> bool:
+        """Whether no prediction can differ from the source network's."""
+        still = self.scope.parameters == "none" and self.norm.statistics == "source"
+        return still and self.alignment is None and not self.prior_correction
+
+    @property
     def needs_source(self) -> bool:
-        """Whether labelled source images are needed: for replay, the trigger, the canary, or Fisher's weights."""
+        """Whether source images are needed: for replay, trigger, alignment, the canary, or Fisher's weights."""
         watched = self.guards is not None and self.guards.canary > 0
-        return self.replay is not None or watched or self.objectives.fisher is not None
+        return self.replay is not None or watched or self.alignment is not None or self.objectives.fisher is not None
 
     @model_validator(mode="after")
     def _slots_fit(self) -> Self:

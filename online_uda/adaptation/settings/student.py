@@ -1,4 +1,4 @@
-"""Slots of the network that learns: its statistics, what of it learns, how, and what pulls it back."""
+"""Slots of the network that learns: what it sees, its statistics, what of it learns, how, and what pulls it back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 from online_uda.adaptation.settings.base import (
     BelowOne,
+    Cells,
     NotNegative,
     Pattern,
     Positive,
@@ -17,6 +18,22 @@ from online_uda.adaptation.settings.base import (
     SlotModel,
 )
 from streams.yaml_config import KeyedError
+
+
+class AlignmentSettings(SlotModel):
+    """How far frames are moved to the look of the source images before the network sees them.
+
+    ``strength`` is the largest share of the way; with a drift trigger it is reached as the stream gets far from the
+    source. ``rows`` and ``columns`` are the grid of places that are moved each for itself, ``half_life_frames`` the
+    memory of the stream's look, ``own`` how much of the look to move to is what the stream had while it was near the
+    source. The frozen network that a run is compared with sees frames as they are.
+    """
+
+    strength: PositiveShare = 0.5
+    rows: Cells = 4
+    columns: Cells = 1
+    half_life_frames: Positive = 7.0
+    own: Share = 0.5
 
 
 class NormSettings(SlotModel):

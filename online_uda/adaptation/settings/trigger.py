@@ -20,11 +20,13 @@ class AlwaysTrigger(SlotModel):
 class DriftTrigger(SlotModel):
     """Learn while the stream is far from the source domain; calibrates itself on the replay buffer.
 
-    ``scale`` is the side of the frame that the detector looks at, as a share of the full one.
+    ``scale`` is the side of the frame that the detector looks at, as a share of the full one. Of the far frames, every
+    ``every``-th is learned from; all are watched.
     """
 
     kind: Literal["drift"]
     scale: PositiveShare = 0.5
+    every: int = Field(default=1, ge=1, le=1000)
 
 
 class HamletTrigger(SlotModel):

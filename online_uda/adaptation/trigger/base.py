@@ -23,6 +23,7 @@ class Decision:
         signal: Domain-distance signal of the frame; None without one.
         detected: Whether a domain change was found at this frame.
         nearer: Whether the detected change leads back towards the source.
+        distance: How far the stream is from the source, 1 being the limit of its domain; None if nothing tells.
     """
 
     learn: bool
@@ -32,6 +33,7 @@ class Decision:
     signal: float | None = None
     detected: bool = False
     nearer: bool = False
+    distance: float | None = None
 
 
 class TriggerPolicy(Protocol):

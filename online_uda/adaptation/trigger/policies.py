@@ -68,10 +68,12 @@ class DriftPolicy:
         source: The frozen network whose stage 1 watches the stream.
         detector: Calibrated on source images seen at the same ``scale``.
         scale: Side of the watched frame as a share of the full one.
+        every: Of the far frames, every ``every``-th is learned from, counted anew at every change.
     """
 
-    def __init__(self, source: Segmenter, detector: DriftDetector, scale: float) -> None:
-        self._source, self._detector, self._scale = source, detector, scale
+    def __init__(self, source: Segmenter, detector: DriftDetector, scale: float, every: int = 1) -> None:
+        self._source, self._detector, self._scale, self._every = source, detector, scale, every
+        self._waited = 0
 
     def decide(self, frames: Tensor, prediction: Segmentation) -> Decision:
         """See `TriggerPolicy.decide`."""
@@ -79,14 +81,22 @@ class DriftPolicy:
         with torch.autocast(frames.device.type, enabled=False):
             statistics = stage_statistics(self._source, frames, scale=self._scale)
         report = self._detector.update(statistics)
+        self._waited = 0 if report.detected or not report.far else (self._waited + 1) % self._every
+        learn = report.far and self._waited == 0
         return Decision(
-            report.far, relax=not report.far, signal=report.distance, detected=report.detected, nearer=report.nearer
+            learn,
+            relax=not report.far,
+            signal=report.distance,
+            detected=report.detected,
+            nearer=report.nearer,
+            distance=report.distance,
         )
 
     def state_dict(self) -> dict[str, Any]:
         """See `TriggerPolicy.state_dict`."""
-        return {"detector": self._detector.state_dict()}
+        return {"detector": self._detector.state_dict(), "waited": self._waited}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `TriggerPolicy.load_state_dict`."""
         self._detector.load_state_dict(state["detector"])
+        self._waited = int(state["waited"])

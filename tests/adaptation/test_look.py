@@ -1,0 +1,124 @@
+"""The look of a stream: nothing is moved near the source, all of the way is gone far from it, and state is exact."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import pytest
+import torch
+from recipe_kit import SourceSet, make_recipe, settings_of, stream, trained
+from torch import Tensor
+
+from online_uda.adaptation.deployed import deployed_alignment
+from online_uda.adaptation.look import FULL_AT, STARTS_AT, StreamLook
+from online_uda.adaptation.settings import AlignmentSettings
+from online_uda.adaptation.trigger.base import Decision
+from online_uda.networks.alignment import Look, mean_look, moments, to_opponent
+
+NEAR, FAR = Decision(False, distance=0.2), Decision(True, distance=2.0)
+
+
+def look_of(**settings: Any) -> StreamLook:
+    slot = AlignmentSettings(**settings)
+    images = [SourceSet()[index].image for index in range(8)]
+    return StreamLook(mean_look(images, (slot.rows, slot.columns), torch.device("cpu")), slot)
+
+
+def shown(look: StreamLook, frames: Iterator[Tensor], decision: Decision) -> Tensor:
+    """Shows frames and gives the last, moved."""
+    for frame in frames:
+        look.watch(frame, decision)
+    return look(frame)
+
+
+def cells(frame: Tensor) -> Look:
+    return moments(to_opponent(frame), (4, 1))
+
+
+@pytest.mark.parametrize(
+    ("distance", "strength"),
+    [(0.0, 0.0), (STARTS_AT, 0.0), ((STARTS_AT + FULL_AT) / 2, 0.3), (FULL_AT, 0.6), (9.0, 0.6), (None, 0.6)],
+)
+def test_the_strength_follows_the_distance(distance: float | None, strength: float) -> None:
+    look = look_of(strength=0.6)
+    frame = next(stream(1, haze=0.6))
+    assert look(frame) is frame  # nothing is known of the stream yet
+    out = shown(look, iter([frame]), Decision(True, distance=distance))
+    assert look.strength == pytest.approx(strength)
+    assert (out is frame) is (strength == 0.0)
+
+
+def test_frames_go_towards_the_source_look_and_near_ones_are_left_alone() -> None:
+    look = look_of(own=0.0)
+    source, hazy = look.wanted, next(stream(1, haze=0.6))
+    assert shown(look, stream(3, haze=0.0), NEAR) is not None
+    clear = next(stream(1, haze=0.0))
+    assert torch.equal(look(clear), clear)
+    out = shown(look, iter([hazy] * 20), FAR)
+    for before, after, wanted in zip(cells(hazy), cells(out), source, strict=True):
+        assert (after - wanted).abs().mean() < 0.75 * (before - wanted).abs().mean()
+
+
+def test_own_is_the_share_of_the_streams_own_near_look() -> None:
+    wanted = {}
+    for own in (0.0, 0.5, 1.0):
+        look = look_of(own=own)
+        shown(look, (frame * 0.5 for frame in stream(40, haze=0.0)), NEAR)
+        wanted[own] = look.wanted[0]
+        shown(look, stream(40, haze=0.9), FAR)  # far frames are no part of it
+        assert torch.equal(look.wanted[0], wanted[own])
+    assert (wanted[1.0][:, 0] < 0.75 * wanted[0.0][:, 0]).all()
+    torch.testing.assert_close(wanted[0.5], (wanted[0.0] + wanted[1.0]) / 2)
+
+
+def test_a_change_starts_the_look_afresh() -> None:
+    dark, bright = next(stream(1, haze=0.0)) * 0.2, next(stream(1, haze=0.9))
+    remembers, starts_afresh = look_of(), look_of()
+    for look, detected in ((remembers, False), (starts_afresh, True)):
+        shown(look, iter([dark] * 30), FAR)
+        look.watch(bright, Decision(True, distance=2.0, detected=detected))
+    fresh = look_of()
+    fresh.watch(bright, FAR)
+    assert torch.equal(starts_afresh(bright), fresh(bright))
+    assert not torch.allclose(remembers(bright), fresh(bright), atol=0.01)
+
+
+def test_state_goes_through_a_file_and_a_part_of_it_through_another() -> None:
+    look, resumed = look_of(columns=2), look_of(columns=2)
+    shown(look, chain(stream(4, haze=0.0)), NEAR)
+    assert deployed_alignment({"look": look.state_dict()}) is None
+    shown(look, stream(3, haze=0.7), FAR)
+    file = io.BytesIO()
+    torch.save(look.state_dict(), file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    resumed.load_state_dict(state)
+    frame = next(stream(1, haze=0.8))
+    for one in (look, resumed):
+        one.watch(frame, FAR)
+    assert torch.equal(look(frame), resumed(frame))
+    exported = deployed_alignment({"look": look.state_dict()})
+    assert exported is not None
+    assert exported.strength == look.strength
+    assert torch.allclose(exported.mean, look.wanted[0])
+    assert deployed_alignment({}) is None
+
+
+def test_a_method_may_move_frames_and_learn_nothing() -> None:
+    """The network stays the source's to the bit, and its answers do not."""
+    network = trained("batchnorm")
+    settings = settings_of({"scope": {"parameters": "none"}, "alignment": {"own": 0.0}})
+    assert settings.needs_source
+    assert not settings.keeps_the_source
+    recipe = make_recipe(settings, network)
+    frames = [*stream(3, haze=0.6)]
+    for frame in frames:
+        answer = recipe.predict(frame)
+        assert not recipe.observe(frame, answer).updated
+    plain = network(frames[-1]).logits
+    assert not torch.allclose(answer.logits, plain)
+    weights = network.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in recipe.student.state_dict().items())
