@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from online_uda.adaptation.norm import NormStatistics
 from online_uda.adaptation.norm_mixed import alpha_moments, instance_aware_moments, soft_shrink
 from online_uda.adaptation.random_views import random_views
 from online_uda.adaptation.settings import NormSettings
-from online_uda.errors import UserError
+from online_uda.networks.predictor import TorchPredictor, Wishes
+from online_uda.networks.segmenter import Segmenter
 
 
 def layer(channels: int = 3, seed: int = 0) -> nn.BatchNorm2d:
@@ -199,11 +201,17 @@ def test_keys_of_other_statistics_are_refused(slot: dict[str, Any], text: str) -
         settings_of({"scope": {"parameters": "none"}, "norm": slot})
 
 
-@pytest.mark.parametrize("statistics", ["alpha", "iabn", "batch"])
-def test_only_torch_predicts_with_statistics_of_the_frame(statistics: str) -> None:
+@pytest.mark.parametrize("statistics", ["alpha", "iabn", "batch", "stream", "source"])
+def test_a_predictor_is_told_where_statistics_are_of_the_frame(statistics: str) -> None:
     recipe = make_recipe(settings_of(TENT, norm__statistics=statistics), trained("batchnorm"))
-    with pytest.raises(UserError, match=f"norm.statistics {statistics} .*only --backend torch"):
-        recipe.use_predictor(lambda network, wishes: pytest.fail("was built"))
+    told: list[Wishes] = []
+
+    def factory(network: Segmenter, wishes: Wishes) -> TorchPredictor:
+        told.append(wishes)
+        return TorchPredictor(network, nullcontext)
+
+    recipe.use_predictor(factory)
+    assert (told[0].normalising is not None) is (statistics in ("alpha", "iabn", "batch"))
 
 
 def test_moments_in_half_precision_are_taken_in_single() -> None:
