@@ -157,7 +157,7 @@ def _scope_overrides(scope: str | None, freeze: str | None) -> list[str]:
     """``--scope`` and ``--freeze`` as keys of the method."""
     overrides = []
     if scope is not None:
-        role = scope in ("none", "norm", "bias", "head", "all", "suffix", "adapters")
+        role = scope in ("none", "norm", "bias", "head", "all", "suffix", "adapters", "hybrid")
         overrides += [f"scope.parameters={scope if role else 'names'}"]
         overrides += [] if role else [f"scope.names={_patterns(scope)}"]
     return overrides if freeze is None else [*overrides, f"scope.freeze={_patterns(freeze)}"]

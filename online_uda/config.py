@@ -14,12 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from typing_extensions import Self
 
+from online_uda.adaptation.cost import cost_of
 from online_uda.adaptation.settings import MethodSettings
 from online_uda.errors import USER_ERRORS, UserError
 from online_uda.networks.catalogue import DEFAULT_NETWORK
 from online_uda.networks.inference import WHOLE, InferenceSettings
 from streams.schedule import Schedule, Side
-from streams.yaml_config import ConfigError, ConfigModel, KeyedError, KeyedErrors, load_yaml, unknown_name
+from streams.yaml_config import ConfigError, ConfigModel, KeyedError, KeyedErrors, build, load_yaml, unknown_name
 
 METHODS = Path(__file__).resolve().parents[1] / "configs" / "methods"
 NUMBERS_UNTOUCHED = (
@@ -252,8 +253,12 @@ def named_methods() -> dict[str, Path]:
 
 
 def list_methods() -> list[tuple[str, str]]:
-    """Name and description of every method in configs/methods, by name."""
-    return [(name, str(load_yaml(file).data.get("description", ""))) for name, file in named_methods().items()]
+    """Name of every method in configs/methods, with what learns from what, and what that costs a frame."""
+    rows = []
+    for name, file in named_methods().items():
+        settings = build(MethodSettings, load_yaml(file))
+        rows.append((name, f"{settings.description} [{cost_of(settings)}]"))
+    return rows
 
 
 def find_method(name_or_path: str) -> Path:

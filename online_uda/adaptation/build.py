@@ -15,15 +15,18 @@ from online_uda.adaptation.recipe import Recipe
 from online_uda.adaptation.replay.buffer import ReplayBuffer
 from online_uda.adaptation.replay.sampling import ReplaySampler
 from online_uda.adaptation.replay.source import SourceReplay
-from online_uda.adaptation.settings import DriftTrigger, HamletTrigger, MethodSettings
+from online_uda.adaptation.settings import DriftTrigger, HamletTrigger, MethodSettings, StrideTrigger
 from online_uda.adaptation.trigger.base import EveryFrames, TriggerPolicy
 from online_uda.adaptation.trigger.drift import calibrate_from_buffer
 from online_uda.adaptation.trigger.hamlet import BudgetRule, WindowDetector
 from online_uda.adaptation.trigger.policies import DriftPolicy, HamletPolicy
+from online_uda.adaptation.trigger.stride import StridePolicy
 from online_uda.errors import UserError
 from online_uda.networks.alignment import mean_look
 from online_uda.networks.checkpoints import LoadedNetwork
 from online_uda.networks.segmenter import Segmenter, to_full_size
+from online_uda.networks.spec import NetworkOptions
+from online_uda.networks.zoo import load_network
 from streams.frame import IGNORE_ID, ClassSet, LabelledSet
 
 Progress = Callable[[int, int], None]
@@ -80,7 +83,7 @@ def build_method(
     trigger = _build_trigger(settings, network, replay, seed, device, bf16)
     return Recipe(
         settings, name=name, source=model, classes=classes, replay=replay, trigger=trigger, seed=seed + 2, bf16=bf16,
-        canary=canary, source_images=images, look=look,
+        canary=canary, source_images=images, look=look, bigger=_bigger_network(settings, classes, device),
     )  # fmt: skip
 
 
@@ -151,6 +154,15 @@ def _build_look(
     return StreamLook(mean_look(buffer.images[:LOOK_IMAGES], (slot.rows, slot.columns), device), slot)
 
 
+def _bigger_network(settings: MethodSettings, classes: ClassSet, device: torch.device) -> Segmenter | None:
+    """The network that the distilled objective asks."""
+    slot = settings.objectives.distilled
+    if slot is None:
+        return None
+    loaded = load_network(slot.network, classes, NetworkOptions(classes=slot.classes))
+    return loaded.network.to(device).requires_grad_(False).eval()
+
+
 def _build_trigger(
     settings: MethodSettings,
     network: LoadedNetwork,
@@ -175,6 +187,8 @@ def _build_trigger(
         assert replay is not None
         detector = calibrate_from_buffer(network.network, replay.buffer, scale=slot.scale)
         return DriftPolicy(network.network, detector, slot.scale, slot.every)
+    if isinstance(slot, StrideTrigger):
+        return StridePolicy(slot.smallest, slot.largest)
     never = settings.scope.parameters == "none" and not settings.norm.moves
     return EveryFrames(0 if never else slot.every)
 

@@ -36,6 +36,7 @@ from online_uda.adaptation.teacher import EMATeacher
 from online_uda.adaptation.thrift import Thrift, is_out_of_memory
 from online_uda.adaptation.trigger.base import Decision, TriggerPolicy
 from online_uda.adaptation.trigger.hamlet import set_learning_rate
+from online_uda.adaptation.trigger.stride import StridePolicy
 from online_uda.errors import UserError
 from online_uda.networks.adapters import FoldedView, insert_adapters
 from online_uda.networks.predictor import PredictorFactory
@@ -62,6 +63,7 @@ class Recipe:
         canary: Labelled source images for the guards; None where the settings ask for none.
         source_images: ``(1, 3, H, W)`` float32 each, for Fisher's weights; read once, here.
         look: Moves frames before the student sees them; None where the settings have no alignment slot.
+        bigger: The network that labels frames for the distilled objective; read, never changed.
 
     Raises:
         UserError: If the scope or the adapters fit nothing in the network.
@@ -81,6 +83,7 @@ class Recipe:
         canary: Canary | None = None,
         source_images: Iterable[Tensor] = (),
         look: StreamLook | None = None,
+        bigger: Segmenter | None = None,
     ) -> None:
         self._arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         self.name, self.settings = name, settings
@@ -116,7 +119,7 @@ class Recipe:
         self._mode = StudentMode(self.student, self._norm, settings, self._device)
         self._gradients = StepGradients(
             settings, student=self.student, source=source, classes=classes, teacher=self.teacher, replay=replay,
-            mode=self._mode, autocast=self._autocast, generator=self._generator,
+            mode=self._mode, autocast=self._autocast, generator=self._generator, bigger=bigger,
         )  # fmt: skip
         self._step = self._build_step(source_images)
         self._answering = Answering(
@@ -185,7 +188,8 @@ class Recipe:
 
     def blueprint(self) -> Callable[[], Recipe]:
         """Makes recipes like this one, as it was built; they share the source network and the replay images."""
-        shared: list[Any] = [self._source, self.settings] + ([] if self._replay is None else [self._replay.buffer])
+        shared: list[Any] = [self._source, self.settings, self._arguments["bigger"]]
+        shared += [] if self._replay is None else [self._replay.buffer]
         kept = {id(part): part for part in shared}
         arguments = copy.deepcopy(self._arguments, dict(kept))
         return lambda: Recipe(**copy.deepcopy(arguments, dict(kept)))
@@ -325,14 +329,18 @@ class Recipe:
         elif effort is not None:
             self._set_rate(self._optimizer, decision.learning_rate)
             moved = frames if self._look is None else self._look(frames)
+            kept_up = False
             for _ in range(self.settings.steps):
                 fitting = self._thrift.limit(effort)
                 scope, losses = yield from self._step.pieces(moved, decision.mix_ratio, fitting)
                 if scope is None:
+                    kept_up = not losses
                     break
                 self._thrift.succeed()
                 learned = scope
                 rate = self._rate(self._optimizer)
+            if isinstance(self._trigger, StridePolicy):
+                self._trigger.note(kept_up)
         updated = learned is not None or absorbed
         if self._guard is not None and updated:
             yield from self._guard.review(frames, changed=decision.detected)

@@ -53,7 +53,7 @@ def _of_role(network: Segmenter, settings: ScopeSettings) -> list[tuple[str, nn.
     if role == "head":
         return list(network.head_parameters())
     everything = list(network.learnable_parameters())
-    if role == "all":
+    if role in ("all", "hybrid"):
         return everything
     if role == "bias":
         return [(name, parameter) for name, parameter in everything if name.rpartition(".")[2] == "bias"]

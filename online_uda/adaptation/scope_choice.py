@@ -10,8 +10,10 @@ from online_uda.adaptation.pieces import Effort
 from online_uda.adaptation.scope import set_trainable, suffix_parameters
 from online_uda.adaptation.scope_bandit import ModuleBandit
 from online_uda.adaptation.scope_select import ScopeSelector
+from online_uda.adaptation.scope_switch import HybridSwitch
 from online_uda.adaptation.settings import ScopeSettings
 from online_uda.errors import UserError
+from online_uda.networks.adapters import MARK
 from online_uda.networks.segmenter import Segmenter
 
 
@@ -45,8 +47,10 @@ class ScopeChoice:
         if not fixed:
             set_trainable(self._everything, learning)
 
-    def _build_selector(self, method: str) -> ScopeSelector | ModuleBandit | None:
+    def _build_selector(self, method: str) -> ScopeSelector | ModuleBandit | HybridSwitch | None:
         scope = self._settings
+        if scope.parameters == "hybrid":
+            return HybridSwitch(scope.window, scope.rise, scope.memory)
         if scope.parameters != "suffix":
             return None
         if scope.select == "measured":
@@ -64,6 +68,8 @@ class ScopeChoice:
     def begin(self, effort: Effort) -> str:
         """Lets the parameters of the coming step learn and no others; names them."""
         last = self._student.stage_count
+        if isinstance(self.selector, HybridSwitch):
+            return self._begin_hybrid(self.selector.everything, effort)
         if self.selector is not None:
             first = max(self.selector.select(), effort.first_stage)
             may_learn = {name for name, _ in self._learning}
@@ -78,6 +84,14 @@ class ScopeChoice:
             set_trainable(self._everything, chosen)
         name = self._settings.parameters
         return name if self._first_stage == 1 else f"{name}, stages {self._first_stage}-{last}"
+
+    def _begin_hybrid(self, everything: bool, effort: Effort) -> str:
+        stages = range(min(effort.first_stage - 1, self._student.stage_count))
+        resting = {name for index in stages for name, _ in self._student.stage_parameters(index)}
+        chosen = [(name, parameter) for name, parameter in self._learning
+                  if (everything or MARK in name) and name not in resting]  # fmt: skip
+        set_trainable(self._everything, chosen)
+        return "all" if everything else "adapters"
 
     def note(self, loss: float) -> None:
         """The loss of the step that `begin` prepared."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from online_uda.adaptation.distilled_step import DistilledStep
 from online_uda.adaptation.entropy_step import EntropyStep
 from online_uda.adaptation.frame_pass import FrameObjective, FramePass
 from online_uda.adaptation.likelihood_step import LikelihoodStep
@@ -40,6 +41,7 @@ class StepGradients:
         mode: Of the student while it learns.
         autocast: Makes the autocast context of a forward pass.
         generator: Of mixing and of windows.
+        bigger: Labels frames for the distilled objective; None without it.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class StepGradients:
         mode: StudentMode,
         autocast: Callable[[], AbstractContextManager[Any]],
         generator: torch.Generator,
+        bigger: Segmenter | None = None,
     ) -> None:
         self._settings, self._wanted = settings, settings.objectives
         self._student, self._source, self._classes = student, source, classes
@@ -68,6 +71,8 @@ class StepGradients:
             self._of_the_frame["entropy"] = EntropyStep(self._wanted.entropy, run)
         if self._wanted.likelihood is not None:
             self._of_the_frame["likelihood"] = LikelihoodStep(self._wanted.likelihood, run, len(classes))
+        if self._wanted.distilled is not None and bigger is not None:
+            self._of_the_frame["distilled"] = DistilledStep(self._wanted.distilled, run, bigger, autocast)
         if self._wanted.taught is not None and teacher is not None:
             self._of_the_frame["taught"] = TaughtStep(
                 self._wanted.taught, run, teacher=cast(Segmenter, teacher.module), source=source,

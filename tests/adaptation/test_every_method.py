@@ -26,6 +26,7 @@ SHORT = {
         "trigger.near_value=0.1", "trigger.far_value=5",
     ),
     "default": ("replay.frames=8",),
+    "distil": ("objectives.distilled.classes=cityscapes19", "trigger.smallest=4"),
     "dressed": ("replay.frames=8",),
 }  # fmt: skip
 """Windows and buffers for a stream of 20 frames and 8 source images."""

@@ -23,7 +23,7 @@ from online_uda.adaptation.settings.student import (
     OptimizerSettings,
     ScopeSettings,
 )
-from online_uda.adaptation.settings.trigger import AlwaysTrigger, DriftTrigger, HamletTrigger, Trigger
+from online_uda.adaptation.settings.trigger import AlwaysTrigger, DriftTrigger, HamletTrigger, StrideTrigger, Trigger
 
 __all__ = [
     "AdapterSettings",
@@ -43,6 +43,7 @@ __all__ = [
     "PseudoLabelSettings",
     "ReplaySettings",
     "ScopeSettings",
+    "StrideTrigger",
     "StyleSettings",
     "TeacherSettings",
     "Trigger",

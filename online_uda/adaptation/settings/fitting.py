@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 def faults_of(method: MethodSettings) -> Iterator[KeyedError]:
     """Combinations of slots that cannot work, each with its key and what to do."""
-    for rule in (_replay, _mixed, _teacher, _deploy, _scope, _adapters, _guards, _fisher, _sharpness, _recovery):
+    for rule in RULES:
         yield from rule(method)
 
 
 def _replay(method: MethodSettings) -> Iterator[KeyedError]:
     wanted = method.objectives
-    calibrates = method.trigger.kind != "always"
+    calibrates = method.trigger.kind in ("drift", "hamlet")
     if method.replay is None:
         for name in ("replay", "feature_distance"):
             if getattr(wanted, name) is not None:
@@ -76,7 +76,7 @@ def _scope(method: MethodSettings) -> Iterator[KeyedError]:
 
 def _adapters(method: MethodSettings) -> Iterator[KeyedError]:
     if method.adapters is None:
-        if method.scope.parameters == "adapters":
+        if method.scope.parameters in ("adapters", "hybrid"):
             yield KeyedError("needs the slot adapters, such as adapters.kind=lora", "scope", "parameters")
         return
     if method.scope.parameters in ("none", "norm", "bias", "head"):
@@ -113,3 +113,13 @@ def _recovery(method: MethodSettings) -> Iterator[KeyedError]:
     for key in ("restore", "reset_every", "reset_below", "kalman"):
         if getattr(method.anchor, key) not in (None, 0.0):
             yield KeyedError("no parameter learns, so there is nothing to put back; drop it", "anchor", key)
+
+
+def _stride(method: MethodSettings) -> Iterator[KeyedError]:
+    if method.trigger.kind == "stride" and method.objectives.distilled is None:
+        yield KeyedError("stride asks how well objectives.distilled is met; add it or take another kind", "trigger")
+
+
+RULES = (
+    _replay, _mixed, _teacher, _deploy, _scope, _adapters, _guards, _fisher, _sharpness, _recovery, _stride,
+)  # fmt: skip

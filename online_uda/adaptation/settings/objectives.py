@@ -153,6 +153,19 @@ class LikelihoodSettings(SlotModel):
     blur_probability: Share = 0.5
 
 
+class DistilledSettings(SlotModel):
+    """Labels of a bigger network: JITNet's online distillation.
+
+    ``network`` and ``classes`` are what ``--network`` and ``--classes`` take. A frame is learned from in up to
+    ``steps`` steps of the method, until the mean IoU of student and bigger network reaches ``target``.
+    """
+
+    network: str = Field(min_length=1)
+    classes: str | None = None
+    weight: NotNegative = 1.0
+    target: PositiveShare = 0.9
+
+
 class ObjectiveSettings(SlotModel):
     """What a step minimises: the weighted sum of the objectives present."""
 
@@ -163,3 +176,4 @@ class ObjectiveSettings(SlotModel):
     fisher: FisherSettings | None = None
     taught: TaughtSettings | None = None
     likelihood: LikelihoodSettings | None = None
+    distilled: DistilledSettings | None = None

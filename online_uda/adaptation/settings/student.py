@@ -82,9 +82,12 @@ class ScopeSettings(SlotModel):
     classifier learn too (they never do in the released system). ``names`` are patterns of parameter names
     (``stages.3.*``); ``freeze`` are patterns that never learn, whatever the rest says, and ``spare_last`` a number of
     last stages that never do (SAR: 1).
+
+    ``hybrid`` trains adapters, and everything while the mean of the last ``window`` losses lies ``rise`` above a slow
+    threshold with ``memory`` (Hybrid-TTA).
     """
 
-    parameters: Literal["none", "norm", "bias", "head", "all", "suffix", "adapters", "names"] = "norm"
+    parameters: Literal["none", "norm", "bias", "head", "all", "suffix", "adapters", "hybrid", "names"] = "norm"
     names: tuple[Pattern, ...] = ()
     freeze: tuple[Pattern, ...] = ()
     select: Literal["hamt", "fixed", "measured"] = "hamt"
@@ -94,6 +97,9 @@ class ScopeSettings(SlotModel):
     temperature: Positive = 1.75
     rate: PositiveShare = 0.1
     exploration: NotNegative = 1.0
+    window: int = Field(default=10, ge=1)
+    rise: NotNegative = 0.1
+    memory: BelowOne = 0.9
     train_fuse: bool = False
 
 

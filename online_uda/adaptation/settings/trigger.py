@@ -50,4 +50,18 @@ class HamletTrigger(SlotModel):
         return self
 
 
-Trigger = Annotated[AlwaysTrigger | DriftTrigger | HamletTrigger, Field(discriminator="kind")]
+class StrideTrigger(SlotModel):
+    """JITNet's: between ``smallest`` and ``largest`` frames apart, further while the student keeps up."""
+
+    kind: Literal["stride"]
+    smallest: int = Field(default=8, ge=1)
+    largest: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.smallest > self.largest:
+            raise ValueError(f"smallest {self.smallest} must not exceed largest {self.largest}")
+        return self
+
+
+Trigger = Annotated[AlwaysTrigger | DriftTrigger | HamletTrigger | StrideTrigger, Field(discriminator="kind")]
