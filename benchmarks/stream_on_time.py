@@ -1,35 +1,45 @@
 """A storm at several frame rates: learning in the frame's own time, in the slack, and beside the stream.
 
-    python benchmarks/stream_on_time.py                         # costs measured here first, then played at every rate
-    python benchmarks/stream_on_time.py --costs runs/x/costs.json
-    python benchmarks/stream_on_time.py --real                  # on the wall clock; wants an idle machine
+    python -m benchmarks.stream_on_time                         # costs measured here first, then played at every rate
+    python -m benchmarks.stream_on_time --costs ALONE.json BESIDE.json
+    python -m benchmarks.stream_on_time --real                  # on the wall clock; wants an idle machine
 
-Costs of every stage are recorded in one run on this machine, then played on a simulated clock: which frames are late,
-dropped or learned from follows from the costs alone and comes out the same every time. Predictions and learning are
-computed in full, so the scores are real. Rates are given as the slack that prediction leaves, so that the figures say
-the same on a fast machine and on a slow one. With --real nothing is simulated.
+Costs of every stage are recorded on this machine, in a run that learns in the slack and, for async, in one whose worker
+is always busy; then they are played on a simulated clock: which frames are late, dropped or learned from follows from
+the costs alone and comes out the same every time. Predictions and learning are computed in full, so the scores are
+real. Rates are given as the slack that prediction leaves, so that the figures say the same on a fast machine and on a
+slow one. With --real nothing is simulated. All frames are drawn before the first run. Writes
+docs/benchmarks/NAME.json, NAME.md and NAME.png, NAME being stream_on_time, or stream_on_time_real with --real.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import numpy as np
 
+from benchmarks._idle_method import IdleMethod, overhead_of
+from benchmarks._remembered import RememberedSource, RememberedStream
 from online_uda.config import RunConfig
+from online_uda.inputs import open_inputs
 from online_uda.reports.environment import describe_environment
-from online_uda.run import run
+from online_uda.resolve import resolve
+from online_uda.run import start
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
 MODES = ("sync", "interleaved", "async")
 TARGETS = {"p99_ratio": 1.25, "deadline_miss_rate": 0.01, "gain_kept": 0.8, "overhead_ms": 0.2}
+Costs = tuple[Path, Path]
+"""Of stages that run alone, and of stages beside a busy worker."""
 
 
 def arguments() -> argparse.Namespace:
@@ -39,56 +49,87 @@ def arguments() -> argparse.Namespace:
     flags.add_argument("--method", default="default")
     flags.add_argument("--network", default=None)
     flags.add_argument("--source", default=None)
+    flags.add_argument("--size", default=None, help="HEIGHTxWIDTH of frames")
+    flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--frames", type=int, default=None, help="at most this many frames of a visit")
     flags.add_argument("--slack", type=float, nargs="+", default=[0.2, 0.4, 0.6, 0.8], help="shares of a period")
-    flags.add_argument("--costs", type=Path, default=None, help="costs of an earlier run, instead of a new recording")
-    flags.add_argument("--record-frames", type=int, default=8, help="frames of a visit in the recording run")
+    flags.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    flags.add_argument("--costs", type=Path, nargs=2, default=None, help="costs.json of earlier runs, alone and beside")
+    flags.add_argument("--record-frames", type=int, default=6, help="frames of a visit in the recording runs")
     flags.add_argument("--real", action="store_true", help="play on the wall clock")
     flags.add_argument("--threads", type=int, default=None)
     flags.add_argument("--out", type=Path, default=OUT)
     return flags.parse_args()
 
 
-def play(folder: Path, options: argparse.Namespace, **changes: Any) -> dict[str, Any]:
-    """One run; its summary, with the time that it took."""
-    config = RunConfig.model_validate(
-        {
-            "schedule": options.schedule, "method": options.method, "network": options.network,
-            "source": options.source, "frames": options.frames, "device": "cpu",
-            "precision": "fp32", "backend": "torch", "threads": options.threads, "tensorboard": False,
-            "snapshot_every": 100_000, "out": str(folder), **changes,
-        }
-    )  # fmt: skip
-    print(f"{folder.name} ...", file=sys.stderr, flush=True)
-    return run(config)
+class Player:
+    """Plays runs of the same stream and source images.
+
+    Args:
+        root: Of the run folders.
+        options: Of the command line.
+    """
+
+    def __init__(self, root: Path, options: argparse.Namespace) -> None:
+        self.root, self._options = root, options
+        self._streams: dict[int | None, RememberedStream] = {}
+        self._source: RememberedSource | None = None
+
+    def play(self, name: str, **changes: Any) -> dict[str, Any]:
+        """One run; its summary."""
+        options = self._options
+        config = RunConfig.model_validate(
+            {
+                "schedule": options.schedule, "method": options.method, "network": options.network,
+                "source": options.source, "frames": options.frames, "size": options.size, "seed": options.seed,
+                "device": "cpu", "precision": "fp32", "backend": "torch", "threads": options.threads,
+                "tensorboard": False, "snapshot_every": 100_000, **changes,
+            }
+        )  # fmt: skip
+        inputs = open_inputs(resolve(config))
+        if config.frames not in self._streams:
+            print("drawing frames ...", file=sys.stderr, flush=True)
+            self._streams[config.frames] = RememberedStream(inputs.stream)
+        if inputs.source is not None:
+            self._source = self._source or RememberedSource(inputs.source)
+        stream: Any = self._streams[config.frames]
+        inputs = replace(inputs, stream=stream, source=None if inputs.source is None else self._source)
+        begun = time.monotonic()
+        summary = start(inputs, self.root / name, console=False, argv=sys.argv).run()
+        print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+        return summary
 
 
-def record(root: Path, options: argparse.Namespace) -> Path:
-    """Costs of every stage, from a run whose frames come so slowly that all of it fits."""
-    play(root / "record", options, frames=options.record_frames, fps=0.2, learn="interleaved")
-    return root / "record" / "costs.json"
+def record(player: Player, frames: int) -> Costs:
+    """Costs of every stage: from a run whose step fits between two frames, and from one whose worker never rests."""
+    player.play("frozen", method="frozen", frames=1, fps=4, learn="sync")
+    predict_ms = likely_predict_ms(player.root / "frozen" / "costs.json")
+    player.play("alone", frames=frames, fps=50.0 / predict_ms, learn="interleaved")
+    player.play("beside", frames=frames, fps=400.0 / predict_ms, learn="async")
+    return player.root / "alone" / "costs.json", player.root / "beside" / "costs.json"
+
+
+def predict_samples_ms(costs: Path) -> list[float]:
+    """The recorded predictions."""
+    samples = json.loads(costs.read_text())["stages_ms"]["predict"]
+    return samples if isinstance(samples, list) else [float(samples)]
 
 
 def likely_predict_ms(costs: Path) -> float:
-    """Median of the recorded predictions."""
-    samples = json.loads(costs.read_text())["stages_ms"]["predict"]
-    return median(samples) if isinstance(samples, list) else float(samples)
+    """Their median."""
+    return median(predict_samples_ms(costs))
 
 
-def overhead_ms() -> float:
-    """Milliseconds that deciding costs a frame: the scheduler on a method that does nothing, in real time."""
-    from benchmarks._idle_method import IdleMethod, overhead_of
-
-    return overhead_of(IdleMethod())
-
-
-def row_of(summary: dict[str, Any], offline: dict[str, Any], frozen: dict[str, Any], slack: float, learn: str) -> dict:
+def row_of(
+    summary: dict[str, Any], offline: dict[str, Any], bare_p99_ms: float, slack: float, learn: str
+) -> dict[str, Any]:
     """What one run has to say."""
     whole_gain = offline["hmean"] - offline["hmean_frozen"]
-    frame, bare = summary["latency_ms"]["frame"], frozen["latency_ms"]["frame"]
+    frame = summary["latency_ms"]["frame"]
     return {
         "slack": slack, "fps": summary["on_time"]["fps"], "learn": learn,
-        "frame_p50_ms": frame["p50"], "frame_p99_ms": frame["p99"], "p99_ratio": frame["p99"] / bare["p99"],
+        "frame_p50_ms": frame["p50"], "frame_p99_ms": frame["p99"], "bare_p99_ms": bare_p99_ms,
+        "p99_ratio": frame["p99"] / bare_p99_ms,
         "deadline_miss_rate": summary["deadline_miss_rate"], "late": summary["on_time"]["late"],
         "dropped": summary["dropped"], "adapted_ratio": summary["adapted_ratio"], "staleness": summary["staleness"],
         "published": summary["published"], "shortened": summary["on_time"]["shortened"],
@@ -101,34 +142,43 @@ def row_of(summary: dict[str, Any], offline: dict[str, Any], frozen: dict[str, A
 
 def measure(root: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Every rate in every way."""
-    costs = options.costs or record(root, options)
-    predict_ms = likely_predict_ms(costs)
-    clock = "real" if options.real else str(costs.resolve())
-    offline = play(root / "offline", options)
+    player = Player(root, options)
+    alone, beside = options.costs or record(player, options.record_frames)
+    predict_ms = likely_predict_ms(alone)
+    offline = player.play("offline")
     rows = []
     for slack in options.slack:
         fps = 1000.0 * (1.0 - slack) / predict_ms
-        frozen = play(root / f"frozen-{slack}", options, method="frozen", fps=fps, clock=clock)
-        for learn in MODES:
-            summary = play(root / f"{learn}-{slack}", options, fps=fps, learn=learn, clock=clock)
-            rows.append(row_of(summary, offline, frozen, slack, learn))
+        # On a simulated clock a frozen run is its predictions and nothing else.
+        bare_p99_ms = float(np.percentile(predict_samples_ms(alone), 99))
+        if options.real:
+            frozen = player.play(f"frozen-{slack}", method="frozen", fps=fps, learn="sync")
+            bare_p99_ms = frozen["latency_ms"]["frame"]["p99"]
+        for learn in options.modes:
+            clock = "real" if options.real else str((beside if learn == "async" else alone).resolve())
+            summary = player.play(f"{learn}-{slack}", fps=fps, learn=learn, clock=clock)
+            rows.append(row_of(summary, offline, bare_p99_ms, slack, learn))
+    command = shlex.join(["python", "-m", "benchmarks.stream_on_time", *sys.argv[1:]])
     return {
-        "benchmark": "stream_on_time", "clock": "real" if options.real else "recorded costs, simulated clock",
-        "schedule": options.schedule, "method": options.method, "frames": offline["frames"],
-        "predict_ms": predict_ms, "overhead_ms": overhead_ms(), "targets": TARGETS,
+        "benchmark": "stream_on_time", "command": command,
+        "clock": "the wall" if options.real else "recorded costs, simulated clock",
+        "schedule": options.schedule, "method": options.method, "frames": offline["frames"], "seed": options.seed,
+        "predict_ms": predict_ms, "overhead_ms": overhead_of(IdleMethod()), "targets": TARGETS,
         "offline": {key: offline[key] for key in ("hmean", "hmean_frozen", "overall_miou", "updates")},
         "rows": rows, "environment": describe_environment(sys.argv), "at": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "costs": [json.loads(file.read_text()) for file in (alone, beside)],
     }  # fmt: skip
 
 
-def markdown(result: dict[str, Any]) -> str:
+def markdown(result: dict[str, Any], name: str) -> str:
     """The figures as a page."""
     offline = result["offline"]
     lines = [
         "# A storm that does not wait", "",
-        f"`python benchmarks/stream_on_time.py` on {result['at']}; {result['schedule']}, method {result['method']}, "
-        f"{result['frames']} frames. Clock: {result['clock']}; a prediction takes {result['predict_ms']:.0f} ms "
-        f"(median). Without deadlines: harmonic mean {offline['hmean']:.1f}, frozen {offline['hmean_frozen']:.1f}. "
+        f"`{result['command']}` on {result['at']}; {result['schedule']}, method {result['method']}, seed "
+        f"{result['seed']}, {result['frames']} frames. Clock: {result['clock']}; a prediction takes "
+        f"{result['predict_ms']:.0f} ms (median). Without deadlines: harmonic mean {offline['hmean']:.1f}, frozen "
+        f"{offline['hmean_frozen']:.1f}. "
         f"Deciding costs {result['overhead_ms']:.3f} ms a frame. Not run on a GPU.", "",
         "| slack | frames/s | learning | frame p50 ms | p99 ms | p99 / frozen | missed | dropped | learned from | "
         "staleness | shortened | streaming mIoU | gain kept |",
@@ -143,27 +193,36 @@ def markdown(result: dict[str, Any]) -> str:
             f"{row['dropped']} | {100 * row['adapted_ratio']:.1f} % | {stale} | {row['shortened']} | "
             f"{row['streaming_miou']:.1f} | {kept} |"
         )
-    return "\n".join([*lines, "", "![gain kept and frames missed by slack](stream_on_time.png)", ""])
+    return "\n".join([*lines, "", f"![gain kept, deadlines missed and p99 by slack]({name}.png)", ""])
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Gain kept and deadlines missed against slack."""
+    """Gain kept, deadlines missed and the latency of the slowest frames, against slack."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (kept, missed) = plt.subplots(1, 2, figsize=(9, 3.4))
-    for learn in MODES:
-        rows = [row for row in result["rows"] if row["learn"] == learn]
-        slack = [100 * row["slack"] for row in rows]
-        kept.plot(slack, [100 * (row["gain_kept"] or 0.0) for row in rows], marker="o", label=learn)
-        missed.plot(slack, [100 * row["deadline_miss_rate"] for row in rows], marker="o", label=learn)
-    for axes, title in ((kept, "gain kept, %"), (missed, "masks after their deadline or never, %")):
+    panels = (
+        ("gain kept, %", "gain_kept", 100.0, 80.0),
+        ("masks after their deadline or never, %", "deadline_miss_rate", 100.0, 1.0),
+        ("p99 of a frame over frozen", "p99_ratio", 1.0, 1.25),
+    )
+    slacks = sorted({row["slack"] for row in result["rows"]})
+    modes = [learn for learn in MODES if any(row["learn"] == learn for row in result["rows"])]
+    figure, plots = plt.subplots(1, len(panels), figsize=(12, 3.4))
+    for axes, (title, key, factor, target) in zip(plots, panels, strict=True):
+        for place, learn in enumerate(modes):
+            rows = {row["slack"]: row[key] for row in result["rows"] if row["learn"] == learn}
+            at = [index + 0.25 * (place - (len(modes) - 1) / 2) for index in range(len(slacks))]
+            heights = [factor * (rows.get(slack) or 0.0) for slack in slacks]
+            axes.bar_label(axes.bar(at, heights, 0.23, label=learn), fmt="%.3g", fontsize=7)
+        axes.axhline(target, color="0.3", linewidth=0.8, linestyle="--", label="target")
+        axes.set_xticks(range(len(slacks)), [f"{100 * slack:.0f}" for slack in slacks])
         axes.set_xlabel("slack, % of the time between two frames")
         axes.set_title(title, fontsize=10)
-        axes.grid(alpha=0.3)
-    kept.legend()
+        axes.margins(y=0.15)
+    plots[0].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
@@ -174,10 +233,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         result = measure(Path(root), options)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "stream_on_time.json").write_text(json.dumps(result, indent=1, default=str) + "\n")
-    (options.out / "stream_on_time.md").write_text(markdown(result))
-    plot(result, options.out / "stream_on_time.png")
-    print(markdown(result))
+    name = "stream_on_time_real" if options.real else "stream_on_time"
+    (options.out / f"{name}.json").write_text(json.dumps(result, indent=1, default=str) + "\n")
+    (options.out / f"{name}.md").write_text(markdown(result, name))
+    plot(result, options.out / f"{name}.png")
+    print(markdown(result, name))
 
 
 if __name__ == "__main__":

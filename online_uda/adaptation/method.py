@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -98,6 +98,10 @@ class SteppedMethod(Method, MindsCosts, Protocol):
 
     def use_predictor(self, factory: PredictorFactory) -> None:
         """Predicts with what ``factory`` makes from now on, and publishes to it."""
+        ...
+
+    def use_first_stage(self, first_stage: Callable[[Tensor], Tensor]) -> None:
+        """Takes the source network's first stage map from elsewhere, if it looks at that at all."""
         ...
 
     def watch(self, frames: Tensor, prediction: Segmentation) -> Decision:

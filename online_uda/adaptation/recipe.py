@@ -36,6 +36,7 @@ from online_uda.adaptation.teacher import EMATeacher
 from online_uda.adaptation.thrift import Thrift, is_out_of_memory
 from online_uda.adaptation.trigger.base import Decision, TriggerPolicy
 from online_uda.adaptation.trigger.hamlet import set_learning_rate
+from online_uda.adaptation.trigger.policies import DriftPolicy
 from online_uda.adaptation.trigger.stride import StridePolicy
 from online_uda.errors import UserError
 from online_uda.networks.adapters import FoldedView, insert_adapters
@@ -212,6 +213,11 @@ class Recipe:
     def predict_in_views(self, views: Views) -> None:
         """Answers the stream's frames in ``views`` from now on, in torch; what is learned from stays whole."""
         self._answering.predict_in_views(views)
+
+    def use_first_stage(self, first_stage: Callable[[Tensor], Tensor]) -> None:
+        """Watches the stream with another make of the source network's first stage, where the trigger looks at that."""
+        if isinstance(self._trigger, DriftPolicy):
+            self._trigger.first_stage = first_stage
 
     def publish(self) -> None:
         """Lets the predictor use the deployed weights as they are now; where it holds none of its own, they are."""

@@ -88,14 +88,33 @@ def export_graph(
     values = {name: weights[name].contiguous() for name in movable}
     module = _Functional(WatchedNetwork(network, watched), list(values)).eval()
     outputs = [LOGITS, *(f"{name}.{what}" for name in watched for what in ("mean", "variance"))]
+    model = traced(module, (torch.zeros(1, 3, *size), *values.values()), [FRAMES, *values], outputs)
+    # A weight that prediction does not read, such as an auxiliary head's, is no input that a session would know.
+    read = {name for node in model.graph.node for name in node.input}
+    inputs = [item for item in model.graph.input if item.name in read]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    for name in movable_names(model):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values[name].numpy(), name))
+    return model
+
+
+def traced(
+    module: nn.Module, inputs: tuple[Tensor, ...], input_names: Sequence[str], output_names: Sequence[str]
+) -> onnx.ModelProto:
+    """A module as a graph for inputs of the shapes given.
+
+    Raises:
+        UserError: It cannot be traced.
+    """
     try:
         with torch.no_grad(), _quiet():
             program = torch.onnx.export(
                 module,
-                (torch.zeros(1, 3, *size), *values.values()),
+                inputs,
                 dynamo=True,
-                input_names=[FRAMES, *values],
-                output_names=outputs,
+                input_names=input_names,
+                output_names=output_names,
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -106,13 +125,6 @@ def export_graph(
         ) from error
     assert program is not None
     model: onnx.ModelProto = program.model_proto
-    # A weight that prediction does not read, such as an auxiliary head's, is no input that a session would know.
-    read = {name for node in model.graph.node for name in node.input}
-    inputs = [item for item in model.graph.input if item.name in read]
-    del model.graph.input[:]
-    model.graph.input.extend(inputs)
-    for name in movable_names(model):
-        model.graph.initializer.append(onnx.numpy_helper.from_array(values[name].numpy(), name))
     return model
 
 

@@ -7,6 +7,8 @@ Tags (step = frame index), a fixed schema:
     ``update/updated``, ``update/lr``, ``loss/<name>``, ``latency_ms/predict|adapt|frame``
     ``panels/<visit>_<domain>/start|end``, ``panels/detected``: image, truth, frozen, adapted
     ``summary``: the final table as text
+
+A long run closes an event file when it is full and begins another; the oldest are removed when there are too many.
 """
 
 from __future__ import annotations
@@ -24,6 +26,12 @@ from streams.frame import ClassSet
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+
+PART_BYTES = 32 * 2**20
+KEPT_PARTS = 7
+_LOOK_FRAMES = 64
+"""Frames between two looks at the size of the event file."""
 
 
 def domain_tag(domain: str) -> str:
@@ -62,6 +70,8 @@ class TensorBoardSink:
         purge_step: First frame that a resumed run writes again; TensorBoard hides what was written from there on.
         max_panels: Most panels a run writes.
         tile_width: Width of one of a panel's four tiles, in pixels.
+        part_bytes: Size from which an event file is closed and another one begun.
+        kept_parts: Closed event files to keep.
     """
 
     name = "tensorboard"
@@ -74,6 +84,8 @@ class TensorBoardSink:
         purge_step: int | None = None,
         max_panels: int = 48,
         tile_width: int = 320,
+        part_bytes: int = PART_BYTES,
+        kept_parts: int = KEPT_PARTS,
     ) -> None:
         self._log_dir = Path(log_dir)
         self._classes = classes
@@ -81,19 +93,33 @@ class TensorBoardSink:
         self._purge_step = purge_step
         self._panels_left = max_panels
         self._tile_width = tile_width
+        self._part_bytes, self._kept_parts = part_bytes, kept_parts
+        self._frames = 0
         self._last: FrameRecord | None = None
         self._drawn: set[int] = set()
         self._latest_domain: str | None = None
         self._writer: SummaryWriter | None = None
 
     def __enter__(self) -> TensorBoardSink:
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        self._open(self._purge_step)
+        return self
+
+    def _open(self, purge_step: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._log_dir.mkdir(parents=True, exist_ok=True)
-        self._writer = SummaryWriter(str(self._log_dir), purge_step=self._purge_step, flush_secs=10)
+        self._writer = SummaryWriter(str(self._log_dir), purge_step=purge_step, flush_secs=10)
         if self._domains:
             self._writer.add_custom_scalars(custom_layout(self._domains))
-        return self
+
+    def _start_part_if_full(self) -> None:
+        self._frames += 1
+        if self._frames % _LOOK_FRAMES or _size(event_files(self._log_dir)[-1:]) < self._part_bytes:
+            return
+        self._opened().close()
+        for old in event_files(self._log_dir)[: -self._kept_parts or None]:
+            old.unlink(missing_ok=True)
+        self._open()
 
     def write(self, record: FrameRecord) -> None:
         """Write the frame's scalars, and a panel where a visit starts or ends or a change was announced."""
@@ -127,6 +153,7 @@ class TensorBoardSink:
             self._domains.append(record.domain)
         if record.images is not None:
             self._draw_events(record)
+        self._start_part_if_full()
 
     def _draw_events(self, record: FrameRecord) -> None:
         started = self._last is None or record.visit != self._last.visit
@@ -169,6 +196,16 @@ class TensorBoardSink:
         if self._writer is not None:
             writer, self._writer = self._writer, None
             writer.close()
+
+
+def event_files(folder: Path) -> list[Path]:
+    """Event files of a folder, oldest first: their names begin with the second and end with a number in the process."""
+    files = [file for file in folder.iterdir() if file.name.startswith("events.out.tfevents.")]
+    return sorted(files, key=lambda file: (file.name.split(".")[3], int(file.name.rpartition(".")[2])))
+
+
+def _size(files: list[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
 
 
 def _visit_tag(record: FrameRecord) -> str:

@@ -59,9 +59,10 @@ class Replaceable:
         self.name = method.name
         self.current: ReproducibleMethod = method
         self.number = 0
-        self._standing = True
+        self._standing, self._paused = True, False
         self._lock = threading.Lock()
         self._factory: PredictorFactory | None = None
+        self._first_stage: Callable[[Tensor], Tensor] | None = None
         self._noted: _Noted | None = None
         self._kept: Mapping[str, Any] | None = None
         self._kept_at = -1
@@ -98,9 +99,12 @@ class Replaceable:
         method = self._make()
         if self._kept is not None:
             method.load_state_dict(self._kept)
+        if self._first_stage is not None:
+            method.use_first_stage(self._first_stage)
         noted = self._use(method)
         with self._lock:
             if number == self.number:
+                method.pause(self._paused)
                 self.current, self._noted, self._standing = method, noted, True
                 self._kept_at = 0 if noted is None else noted.published
 
@@ -126,6 +130,11 @@ class Replaceable:
             self._factory = before
             raise
 
+    def use_first_stage(self, first_stage: Callable[[Tensor], Tensor]) -> None:
+        """See `SteppedMethod.use_first_stage`; later incarnations share it."""
+        self._first_stage = first_stage
+        self.current.use_first_stage(first_stage)
+
     def predict(self, frames: Tensor) -> Segmentation:
         """See `Method.predict`."""
         return self.current.predict(frames)
@@ -139,7 +148,8 @@ class Replaceable:
         return self.current.watch(frames, prediction)
 
     def pause(self, paused: bool) -> None:
-        """See `Method.pause`; the next incarnation has to be told again."""
+        """See `Method.pause`; it holds for later incarnations too."""
+        self._paused = paused
         self.current.pause(paused)
 
     def rest(self, decision: Decision) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 import traceback
@@ -23,6 +25,8 @@ from online_uda.runtime.replaceable import Replaceable
 
 MAILBOX = 8
 """Frames that wait to be watched; a worker that is further behind misses the oldest."""
+NICE = 5
+"""How much the worker stands back behind the thread of the stream."""
 SLOW = 20.0
 """A piece hangs when it takes this many times as long as expected, and longer than the limit."""
 BUILD = 10.0
@@ -134,6 +138,9 @@ class Worker:
         return f"{type(self.error).__name__}{': ' if text else ''}{text}{where}"
 
     def _live(self) -> None:
+        if sys.platform == "linux":
+            # This thread alone, and those that torch starts from it: where cores are scarce, frames go first.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.nice(0) + NICE))
         torch.set_num_threads(self._threads)
         stream: AbstractContextManager[Any] = nullcontext()
         if self._device.type == "cuda":

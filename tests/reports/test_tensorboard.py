@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from online_uda.reports.tensorboard import TensorBoardSink, custom_layout
+from online_uda.reports.tensorboard import TensorBoardSink, custom_layout, event_files
 
 
 def read(path):
@@ -107,6 +108,23 @@ def test_resume_hides_what_came_after_the_snapshot(tmp_path, toy_classes, record
     run(tmp_path, toy_classes, record, range(5, 12), purge_step=5)
     events = read(tmp_path)
     assert steps(events, "signal/value") == list(range(12))
+
+
+def test_a_long_run_starts_new_files_and_removes_the_oldest(tmp_path, toy_classes, record):
+    with TensorBoardSink(tmp_path, toy_classes, ["clear"], part_bytes=30_000, kept_parts=2) as sink:
+        for frame in range(1500):
+            sink.write(replace(record(frame % 12), frame=frame))
+            if frame % 64 == 63:
+                sink._writer.flush()
+    files = event_files(tmp_path)
+    assert len(files) == 3
+    assert all(30_000 <= file.stat().st_size < 120_000 for file in files[:-1])
+    events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0, "tensors": 0})
+    events.Reload()
+    seen = steps(events, "signal/value")
+    assert seen == list(range(seen[0], 1500))
+    assert 0 < seen[0] < 1400
+    assert next(iter(charts(events)["Adapted against frozen"])) == "clear"
 
 
 def test_unlabelled_frames_write_no_score(tmp_path, toy_classes, record):

@@ -126,6 +126,9 @@ class Publishing(Scripted):
         self.predictor.publish(torch.nn.Identity())  # type: ignore[arg-type]
         return report
 
+    def use_first_stage(self, first_stage: Callable[[Tensor], Tensor]) -> None:
+        self.first_stage = first_stage
+
     def take_events(self) -> list[GuardEvent]:
         return []
 
@@ -241,6 +244,7 @@ def divide_by_zero() -> None:
 def test_a_dead_worker_is_replaced_from_the_last_published_state(fault: Callable[[], None], said: str) -> None:
     method = Faulty(fault)
     mode = beside(method)
+    mode._method.use_first_stage(torch.relu)
     index = play_until_lost(mode)
     (event,) = mode._method.take_events()
     assert (event.action, event.cause) == ("restart", "worker died")
@@ -248,6 +252,7 @@ def test_a_dead_worker_is_replaced_from_the_last_published_state(fault: Callable
     assert "test_async_learning.py:" in event.detail
     until(lambda: mode._method.current is not method)
     assert method.learned == 99
+    assert mode._method.current.first_stage is torch.relu  # type: ignore[attr-defined]
     mode.hold(True)
     until(lambda: mode.settled)
     successor = mode._method.current

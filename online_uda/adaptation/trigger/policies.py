@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from online_uda.adaptation.trigger.base import Decision
 from online_uda.adaptation.trigger.drift import DriftDetector, stage_statistics
 from online_uda.adaptation.trigger.hamlet import BudgetRule, TrainingBudget, WindowDetector
+from online_uda.adaptation.trigger.source_statistics import shrunk
 from online_uda.networks.heads import upsample
 from online_uda.networks.segmenter import Segmentation, Segmenter
 
@@ -74,12 +75,15 @@ class DriftPolicy:
     def __init__(self, source: Segmenter, detector: DriftDetector, scale: float, every: int = 1) -> None:
         self._source, self._detector, self._scale, self._every = source, detector, scale, every
         self._waited = 0
+        self.first_stage: Callable[[Tensor], Tensor] | None = None
+        """Gives the map of the source network\'s first stage where something else than torch does; None asks torch."""
 
     def decide(self, frames: Tensor, prediction: Segmentation) -> Decision:
         """See `TriggerPolicy.decide`."""
         # In full precision, as calibrated: bfloat16 would move every statistic of the stream, and none of the source's.
         with torch.autocast(frames.device.type, enabled=False):
-            statistics = stage_statistics(self._source, frames, scale=self._scale)
+            features = None if self.first_stage is None else self.first_stage(shrunk(frames, self._scale))
+            statistics = stage_statistics(self._source, frames, scale=self._scale, features=features)
         report = self._detector.update(statistics)
         self._waited = 0 if report.detected or not report.far else (self._waited + 1) % self._every
         learn = report.far and self._waited == 0
