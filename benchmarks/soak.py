@@ -77,6 +77,17 @@ class RandomStream:
     def __len__(self) -> int:
         return self._frames
 
+    @property
+    def length(self) -> int:
+        """Frames."""
+        return self._frames
+
+    def stop(self) -> None:
+        """It never waits."""
+
+    def figures(self) -> None:
+        """The summary has nothing to say of it."""
+
     def __enter__(self) -> RandomStream:
         return self
 

@@ -8,7 +8,10 @@ Costs of every stage are recorded on this machine, in a run that learns in the s
 is always busy; then they are played on a simulated clock: which frames are late, dropped or learned from follows from
 the costs alone and comes out the same every time. Predictions and learning are computed in full, so the scores are
 real. Rates are given as the slack that prediction leaves, so that the figures say the same on a fast machine and on a
-slow one. With --real nothing is simulated. All frames are drawn before the first run. Writes
+slow one. With --cpu-time a stage costs the CPU time of its thread, which others on the machine hardly change, and async
+pays nothing for the overlap. All frames are drawn before the first run.
+
+With --real nothing is simulated; the costs met are kept as costs_alone.json and costs_beside.json for --costs. Writes
 docs/benchmarks/NAME.json, NAME.md and NAME.png, NAME being stream_on_time, or stream_on_time_real with --real.
 """
 
@@ -17,9 +20,12 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -30,14 +36,19 @@ import numpy as np
 from benchmarks._idle_method import IdleMethod, overhead_of
 from benchmarks._remembered import RememberedSource, RememberedStream
 from online_uda.config import RunConfig
+from online_uda.evaluation.latency import Lap
 from online_uda.inputs import open_inputs
 from online_uda.reports.environment import describe_environment
 from online_uda.resolve import resolve
 from online_uda.run import start
+from online_uda.runtime.camera import BareTimeline, Camera
+from online_uda.runtime.clock import RealClock
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
 MODES = ("sync", "interleaved", "async")
 TARGETS = {"p99_ratio": 1.25, "deadline_miss_rate": 0.01, "gain_kept": 0.8, "overhead_ms": 0.2}
+LEAST_GAIN = 0.5
+"""Points of harmonic mean from which on it makes sense to say which share of them was kept."""
 Costs = tuple[Path, Path]
 """Of stages that run alone, and of stages beside a busy worker."""
 
@@ -56,6 +67,7 @@ def arguments() -> argparse.Namespace:
     flags.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     flags.add_argument("--costs", type=Path, nargs=2, default=None, help="costs.json of earlier runs, alone and beside")
     flags.add_argument("--record-frames", type=int, default=6, help="frames of a visit in the recording runs")
+    flags.add_argument("--cpu-time", action="store_true", help="record CPU time, on a machine that others use too")
     flags.add_argument("--real", action="store_true", help="play on the wall clock")
     flags.add_argument("--threads", type=int, default=None)
     flags.add_argument("--out", type=Path, default=OUT)
@@ -100,13 +112,52 @@ class Player:
         return summary
 
 
-def record(player: Player, frames: int) -> Costs:
-    """Costs of every stage: from a run whose step fits between two frames, and from one whose worker never rests."""
+@contextmanager
+def _cpu_time(wanted: bool) -> Iterator[None]:
+    """Lets the real clock time stages by the CPU time of the thread that they run in."""
+
+    @contextmanager
+    def measure(_: RealClock, stage: str) -> Iterator[Lap]:
+        lap, begun = Lap(), time.thread_time()
+        yield lap
+        lap.latency_ms = 1000.0 * (time.thread_time() - begun)
+
+    by_wall = RealClock.measure
+    if wanted:
+        RealClock.measure = measure  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        RealClock.measure = by_wall  # type: ignore[method-assign]
+
+
+def record_predict(player: Player) -> Path:
+    """What predictions cost alone."""
     player.play("frozen", method="frozen", frames=1, fps=4, learn="sync")
-    predict_ms = likely_predict_ms(player.root / "frozen" / "costs.json")
-    player.play("alone", frames=frames, fps=50.0 / predict_ms, learn="interleaved")
-    player.play("beside", frames=frames, fps=400.0 / predict_ms, learn="async")
-    return player.root / "alone" / "costs.json", player.root / "beside" / "costs.json"
+    return player.root / "frozen" / "costs.json"
+
+
+def record(player: Player, frames: int, cpu_time: bool) -> Costs:
+    """Costs of every stage: from a run whose step fits between two frames, and from one whose worker never rests."""
+    with _cpu_time(cpu_time):
+        predict_ms = likely_predict_ms(record_predict(player))
+        player.play("alone", frames=frames, fps=50.0 / predict_ms, learn="interleaved")
+        alone = player.root / "alone" / "costs.json"
+        if cpu_time:
+            return alone, alone
+        player.play("beside", frames=frames, fps=400.0 / predict_ms, learn="async")
+    return alone, player.root / "beside" / "costs.json"
+
+
+def bare_misses(samples_ms: list[float], fps: float, frames: int) -> float:
+    """Share of the deadlines that predictions alone miss on a simulated clock."""
+    camera, timeline = Camera(fps, 1.0 / fps), BareTimeline()
+    finished = [
+        timeline.take(camera, index, samples_ms[index % len(samples_ms)], last=index + 1 == frames)
+        for index in range(frames)
+    ]
+    late = (moment is None or moment > camera.deadline_s(index) for index, moment in enumerate(finished))
+    return sum(late) / frames
 
 
 def predict_samples_ms(costs: Path) -> list[float]:
@@ -121,21 +172,23 @@ def likely_predict_ms(costs: Path) -> float:
 
 
 def row_of(
-    summary: dict[str, Any], offline: dict[str, Any], bare_p99_ms: float, slack: float, learn: str
+    summary: dict[str, Any], offline: dict[str, Any], bare: tuple[float, float], slack: float, learn: str
 ) -> dict[str, Any]:
-    """What one run has to say."""
+    """What one run has to say, beside the p99 and the missed deadlines of predictions alone."""
     whole_gain = offline["hmean"] - offline["hmean_frozen"]
+    bare_p99_ms, bare_miss_rate = bare
     frame = summary["latency_ms"]["frame"]
     return {
         "slack": slack, "fps": summary["on_time"]["fps"], "learn": learn,
-        "frame_p50_ms": frame["p50"], "frame_p99_ms": frame["p99"], "bare_p99_ms": bare_p99_ms,
+        "frame_p50_ms": frame["p50"], "frame_p99_ms": frame["p99"], "frame_max_ms": frame["max"],
+        "bare_p99_ms": bare_p99_ms, "bare_miss_rate": bare_miss_rate,
         "p99_ratio": frame["p99"] / bare_p99_ms,
         "deadline_miss_rate": summary["deadline_miss_rate"], "late": summary["on_time"]["late"],
         "dropped": summary["dropped"], "adapted_ratio": summary["adapted_ratio"], "staleness": summary["staleness"],
         "published": summary["published"], "shortened": summary["on_time"]["shortened"],
         "skipped": summary["on_time"]["skipped"], "streaming_miou": summary["streaming_miou"],
         "hmean": summary["hmean"], "hmean_frozen": summary["hmean_frozen"],
-        "gain_kept": (summary["hmean"] - summary["hmean_frozen"]) / whole_gain if whole_gain else None,
+        "gain_kept": (summary["hmean"] - summary["hmean_frozen"]) / whole_gain if whole_gain >= LEAST_GAIN else None,
         "overlap_slowdown": summary["on_time"].get("overlap_slowdown"),
     }  # fmt: skip
 
@@ -143,30 +196,38 @@ def row_of(
 def measure(root: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Every rate in every way."""
     player = Player(root, options)
-    alone, beside = options.costs or record(player, options.record_frames)
-    predict_ms = likely_predict_ms(alone)
+    if options.real:
+        predict_ms = likely_predict_ms(record_predict(player))
+    else:
+        files = options.costs or record(player, options.record_frames, options.cpu_time)
+        costs = dict(zip(("alone", "beside"), files, strict=True))
+        predict_ms = likely_predict_ms(costs["alone"])
     offline = player.play("offline")
     rows = []
     for slack in options.slack:
         fps = 1000.0 * (1.0 - slack) / predict_ms
-        # On a simulated clock a frozen run is its predictions and nothing else.
-        bare_p99_ms = float(np.percentile(predict_samples_ms(alone), 99))
         if options.real:
             frozen = player.play(f"frozen-{slack}", method="frozen", fps=fps, learn="sync")
-            bare_p99_ms = frozen["latency_ms"]["frame"]["p99"]
+            bare = frozen["latency_ms"]["frame"]["p99"], frozen["deadline_miss_rate"]
         for learn in options.modes:
-            clock = "real" if options.real else str((beside if learn == "async" else alone).resolve())
+            side, clock = ("beside" if learn == "async" else "alone"), "real"
+            if not options.real:
+                # On a simulated clock a frozen run is its predictions and nothing else.
+                samples, clock = predict_samples_ms(costs[side]), str(costs[side].resolve())
+                bare = float(np.percentile(samples, 99)), bare_misses(samples, fps, offline["frames"])
             summary = player.play(f"{learn}-{slack}", fps=fps, learn=learn, clock=clock)
-            rows.append(row_of(summary, offline, bare_p99_ms, slack, learn))
+            rows.append(row_of(summary, offline, bare, slack, learn))
+            if options.real and learn != "sync":
+                shutil.copy(player.root / f"{learn}-{slack}" / "costs.json", options.out / f"costs_{side}.json")
     command = shlex.join(["python", "-m", "benchmarks.stream_on_time", *sys.argv[1:]])
     return {
         "benchmark": "stream_on_time", "command": command,
-        "clock": "the wall" if options.real else "recorded costs, simulated clock",
+        "clock": "the wall" if options.real else "recorded costs, simulated" + " (CPU time)" * options.cpu_time,
         "schedule": options.schedule, "method": options.method, "frames": offline["frames"], "seed": options.seed,
         "predict_ms": predict_ms, "overhead_ms": overhead_of(IdleMethod()), "targets": TARGETS,
         "offline": {key: offline[key] for key in ("hmean", "hmean_frozen", "overall_miou", "updates")},
         "rows": rows, "environment": describe_environment(sys.argv), "at": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "costs": [json.loads(file.read_text()) for file in (alone, beside)],
+        "costs": None if options.real else {side: json.loads(file.read_text()) for side, file in costs.items()},
     }  # fmt: skip
 
 
@@ -180,17 +241,18 @@ def markdown(result: dict[str, Any], name: str) -> str:
         f"{result['predict_ms']:.0f} ms (median). Without deadlines: harmonic mean {offline['hmean']:.1f}, frozen "
         f"{offline['hmean_frozen']:.1f}. "
         f"Deciding costs {result['overhead_ms']:.3f} ms a frame. Not run on a GPU.", "",
-        "| slack | frames/s | learning | frame p50 ms | p99 ms | p99 / frozen | missed | dropped | learned from | "
-        "staleness | shortened | streaming mIoU | gain kept |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| slack | frames/s | learning | frame p50 ms | p99 ms | max ms | p99 / frozen | missed | missed by frozen | "
+        "dropped | learned from | staleness | shortened | skipped | streaming mIoU | gain kept |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in result["rows"]:
         stale = "–" if row["staleness"] is None else f"{row['staleness']:.1f}"
         kept = "–" if row["gain_kept"] is None else f"{100 * row['gain_kept']:.0f} %"
         lines.append(
             f"| {100 * row['slack']:.0f} % | {row['fps']:.2f} | {row['learn']} | {row['frame_p50_ms']:.0f} | "
-            f"{row['frame_p99_ms']:.0f} | {row['p99_ratio']:.2f} | {100 * row['deadline_miss_rate']:.1f} % | "
-            f"{row['dropped']} | {100 * row['adapted_ratio']:.1f} % | {stale} | {row['shortened']} | "
+            f"{row['frame_p99_ms']:.0f} | {row['frame_max_ms']:.0f} | {row['p99_ratio']:.2f} | "
+            f"{100 * row['deadline_miss_rate']:.1f} % | {100 * row['bare_miss_rate']:.1f} % | {row['dropped']} | "
+            f"{100 * row['adapted_ratio']:.1f} % | {stale} | {row['shortened']} | {row['skipped']} | "
             f"{row['streaming_miou']:.1f} | {kept} |"
         )
     return "\n".join([*lines, "", f"![gain kept, deadlines missed and p99 by slack]({name}.png)", ""])
@@ -230,9 +292,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
 def main() -> None:
     """Measures and writes JSON, Markdown and the plot."""
     options = arguments()
+    options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as root:
         result = measure(Path(root), options)
-    options.out.mkdir(parents=True, exist_ok=True)
     name = "stream_on_time_real" if options.real else "stream_on_time"
     (options.out / f"{name}.json").write_text(json.dumps(result, indent=1, default=str) + "\n")
     (options.out / f"{name}.md").write_text(markdown(result, name))

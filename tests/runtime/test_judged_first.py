@@ -182,6 +182,20 @@ def test_holding_weights_apart_changes_no_number(tmp_path: Path, make_folder: An
     assert_same(method_state(runs[2]), method_state(runs[0]))
 
 
+def test_guards_that_find_nothing_wrong_change_no_number_of_a_run(tmp_path: Path, make_folder: Any) -> None:
+    kit = write_kit(tmp_path, make_folder)
+    loose = ("guards.every=2", "guards.margin=100", "guards.disagreement=1", "guards.collapse=1")
+    runs = [
+        kit.run("trigger.kind=always", "replay.frames=6", *guards, method="default", out=name, frames=3)
+        for name, guards in (("on", loose), ("off", ("guards=null",)))
+    ]
+    assert frames_of(runs[0]) == frames_of(runs[1])
+    one, other = (method_state(folder) for folder in runs)
+    assert one.pop("guard") is not None
+    assert other.pop("guard") is None
+    assert_same(one, other)
+
+
 def test_a_worker_that_fails_in_a_run_is_an_event_and_every_frame_is_predicted(
     tmp_path: Path, make_folder: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
