@@ -126,6 +126,9 @@ class Publishing(Scripted):
         self.predictor.publish(torch.nn.Identity())  # type: ignore[arg-type]
         return report
 
+    def pause(self, paused: bool) -> None:
+        self.paused = paused
+
     def use_first_stage(self, first_stage: Callable[[Tensor], Tensor]) -> None:
         self.first_stage = first_stage
 
@@ -245,6 +248,7 @@ def test_a_dead_worker_is_replaced_from_the_last_published_state(fault: Callable
     method = Faulty(fault)
     mode = beside(method)
     mode._method.use_first_stage(torch.relu)
+    mode._method.pause(True)
     index = play_until_lost(mode)
     (event,) = mode._method.take_events()
     assert (event.action, event.cause) == ("restart", "worker died")
@@ -252,7 +256,8 @@ def test_a_dead_worker_is_replaced_from_the_last_published_state(fault: Callable
     assert "test_async_learning.py:" in event.detail
     until(lambda: mode._method.current is not method)
     assert method.learned == 99
-    assert mode._method.current.first_stage is torch.relu  # type: ignore[attr-defined]
+    current: Any = mode._method.current
+    assert (current.first_stage, current.paused) == (torch.relu, True)
     mode.hold(True)
     until(lambda: mode.settled)
     successor = mode._method.current
