@@ -80,7 +80,9 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--schedule", metavar="NAME|FILE", help="what to play (default: cs2rain)")
     flags.add_argument(
-        "--stream", metavar="WHAT", help="play this instead: a camera (0), rtsp://..., a video, a folder, 'GLOB*.png'"
+        "--stream",
+        metavar="WHAT",
+        help="play this instead: a camera (0), rtsp://..., a video, a folder, 'GLOB*.png', a .txt of these",
     )
     flags.add_argument("--method", metavar="NAME|FILE", help="how to learn (default: default)")
     flags.add_argument("--network", metavar="NAME|DIR", help="source network (default: segformer_b0_town)")
@@ -192,6 +194,7 @@ def _run(
     options: dict[str, Any], overrides: list[str], resumed: str | None, words: list[str], *, show_scope: bool
 ) -> int:
     from online_uda.errors import UserError
+    from online_uda.fleet import is_list, play_list
     from online_uda.inputs import open_inputs
     from online_uda.reports.run_folder import RunFolder, default_folder
     from online_uda.resolve import resolve, resume_plan
@@ -204,6 +207,13 @@ def _run(
     else:
         if "stream" in options and "schedule" in options:
             raise UserError("--stream and --schedule exclude each other; a run plays one of them")
+        if is_list(str(options.get("stream", ""))):
+            out = (
+                Path(options["out"])
+                if "out" in options
+                else default_folder("streams", options.get("method", "default"))
+            )
+            return play_list({key: value for key, value in options.items() if key != "out"}, overrides, out)
         plan = resolve(options, overrides)
         folder = Path(plan.run.out) if plan.run.out else default_folder(plan.schedule.name, plan.method_name)
         inputs = open_inputs(plan, folder)
