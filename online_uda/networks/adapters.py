@@ -136,11 +136,9 @@ def insert_adapters(network: Segmenter, config: AdapterConfig, seed: int) -> lis
     helpers = ("light_head", "head.auxiliary")
     names = {name: module for name, module in network.named_modules() if not name.startswith(helpers)}
     patterns = config.targets or _DEFAULT_TARGETS[config.kind]
-    chosen = _chosen(network, names, patterns, config)
+    chosen = _called(network, _chosen(network, names, patterns, config))
     if not chosen and not config.targets and config.kind in ("lora", "two_rank"):
-        chosen = _chosen(network, names, ("*",), config)
-    called = _called(network, chosen)
-    chosen = [name for name in chosen if name in called]
+        chosen = _called(network, _chosen(network, names, ("*",), config))  # no attention, or one that hides its layers
     if not chosen:
         shown = ", ".join(patterns[:4])
         raise UserError(
@@ -201,8 +199,8 @@ def _mlp_width(module: nn.Module) -> int | None:
     return int(linear[0].in_features)
 
 
-def _called(network: Segmenter, names: Sequence[str]) -> set[str]:
-    """Layers that run when the network does; some only lend their weights, which no hook can see."""
+def _called(network: Segmenter, names: Sequence[str]) -> list[str]:
+    """Those that run when the network does, in order; some only lend their weights, which no hook can see."""
     seen: set[str] = set()
     handles = []
     for name in names:
@@ -220,7 +218,7 @@ def _called(network: Segmenter, names: Sequence[str]) -> set[str]:
         network.train(training)
         for handle in handles:
             handle.remove()
-    return seen
+    return [name for name in names if name in seen]
 
 
 def _adapter(layer: nn.Module, config: AdapterConfig) -> nn.Module:

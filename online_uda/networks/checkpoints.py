@@ -26,7 +26,13 @@ from online_uda.networks.architecture import AnyConfig, ModuleConfig, NetworkCon
 from online_uda.networks.dialects import Translation, translate
 from online_uda.networks.hf_segformer import config_from_hf, config_to_hf, from_hf, to_hf
 from online_uda.networks.segmenter import SegformerConfig, Segmenter
-from online_uda.networks.weights_file import WEIGHTS_FILE, load_strict, read_weights, read_weights_file
+from online_uda.networks.weights_file import (
+    WEIGHTS_FILE,
+    load_strict,
+    read_weights,
+    read_weights_file,
+    refuse_lfs_pointer,
+)
 
 FORMAT = "online_uda.network/1"
 ALIGNMENT = "alignment"
@@ -59,6 +65,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     except json.JSONDecodeError as error:
+        refuse_lfs_pointer(path, path.read_bytes()[:64])
         raise UserError(f"{path}:{error.lineno}:{error.colno}: not valid JSON ({error.msg})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")

@@ -82,7 +82,8 @@ def logits_of(output: Any, what: str) -> Tensor:
     if isinstance(output, dict):
         found = [output[key] for key in ("logits", "out") if isinstance(output.get(key), Tensor)]
         if not found:
-            raise UserError(f"{what}: returned a dictionary of {', '.join(map(str, output))[:80]}; expected 'logits'")
+            keys = ", ".join(map(str, output))[:80] or "nothing"
+            raise UserError(f"{what}: returned a dictionary of {keys}; expected 'logits'")
         output = found[0]
     if isinstance(output, tuple | list):
         maps = [part for part in output if isinstance(part, Tensor) and part.dim() == 4]
@@ -94,7 +95,11 @@ def logits_of(output: Any, what: str) -> Tensor:
     if not isinstance(output, Tensor):
         raise UserError(f"{what}: returned {type(output).__name__}; expected logits (B, C, h, w)")
     if output.dim() != 4 or output.shape[1] < 2 or min(output.shape[-2:]) < 2:
-        raise UserError(f"{what}: returned a tensor {tuple(output.shape)}; expected logits (B, C, h, w) with 2 classes")
+        raise UserError(
+            f"{what}: returned a tensor {tuple(output.shape)}; expected logits (B, C, h, w) with 2 classes or more"
+        )
+    if not output.is_floating_point():
+        raise UserError(f"{what}: returned {output.dtype}; expected logits in floating point, before any argmax")
     return output
 
 
@@ -124,6 +129,8 @@ def discover(module: nn.Module, what: str) -> Discovery:
         with torch.no_grad():
             trace, output = _watch(module, names, _WATCHED)
         logits = logits_of(output, what)
+        if not logits.isfinite().all():
+            raise UserError(f"{what}: its logits for a black frame are not finite")
         aspect = abs(logits.shape[-2] / logits.shape[-1] - _WATCHED[0] / _WATCHED[1])
         if len(logits) != 1 or aspect > 0.1:
             raise UserError(
@@ -150,8 +157,12 @@ def _smallest_divisor(module: nn.Module, what: str) -> int:
         if logits.shape[-2] <= height and logits.shape[-1] <= width:
             return divisor
         failure = ValueError(f"its logits {tuple(logits.shape)} are larger than the frame")
-    reason = str(failure).splitlines()[0][:160] if str(failure) else type(failure).__name__
-    raise UserError(f"{what}: fails on frames (1, 3, H, W) of every size tried: {reason}")
+    assert failure is not None
+    raise UserError(f"{what}: fails on frames (1, 3, H, W) of every size tried: {_first_line(failure)}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:160] if str(error) else type(error).__name__
 
 
 def _unused(module: nn.Module, what: str, size: tuple[int, int]) -> tuple[str, ...]:
@@ -159,12 +170,16 @@ def _unused(module: nn.Module, what: str, size: tuple[int, int]) -> tuple[str, .
     flags = [parameter.requires_grad for parameter in parameters.values()]
     module.requires_grad_(True)
     try:
-        logits = logits_of(module(torch.zeros(1, 3, *size)), what)
+        with torch.enable_grad():  # whoever loads a network may not want gradients
+            logits = logits_of(module(torch.zeros(1, 3, *size)), what)
+            total = logits.sum()
         if not logits.requires_grad:
             raise UserError(
                 f"{what}: its logits depend on no parameter, so nothing can learn; is there a no_grad in it?"
             )
-        gradients = torch.autograd.grad(logits.sum(), list(parameters.values()), allow_unused=True)
+        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    except RuntimeError as error:
+        raise UserError(f"{what}: no gradient passes through it, so nothing can learn: {_first_line(error)}") from None
     finally:
         for parameter, flag in zip(parameters.values(), flags, strict=True):
             parameter.requires_grad_(flag)

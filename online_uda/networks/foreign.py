@@ -8,9 +8,11 @@ import inspect
 import sys
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from online_uda.errors import UserError
+from online_uda.networks.weights_file import refuse_bad_values
 
 TORCHVISION = "torchvision:"
 TORCHVISION_MODELS = (
@@ -49,7 +51,7 @@ def module_of_function(text: str, classes: int) -> nn.Module:
         if error.name is not None and module_name.startswith(error.name):
             raise UserError(f"network {text}: no module {error.name} here or in the environment") from None
         raise UserError(f"network {text}: {module_name} needs {error.name}, which is not installed") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"network {text}: importing {module_name} failed: {_reason(error)}") from None
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -60,12 +62,27 @@ def module_of_function(text: str, classes: int) -> nn.Module:
     try:
         takes = "classes" in inspect.signature(function).parameters
         made = function(classes=classes) if takes else function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"network {text}: {function_name} failed: {_reason(error)}") from None
     if not isinstance(made, nn.Module):
         raise UserError(f"network {text}: {function_name} returned {type(made).__name__}; expected a torch.nn.Module")
+    _check_values(made, text)
     return made
 
 
-def _reason(error: Exception) -> str:
+def _check_values(module: nn.Module, text: str) -> None:
+    tensors = dict((*module.named_parameters(), *module.named_buffers()))
+    unset = [name for name, tensor in tensors.items() if tensor.is_meta]
+    if unset:
+        raise UserError(f"network {text}: {unset[0]} has no values (device meta); load the weights before returning")
+    other = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.dtype != torch.float32]
+    if other:
+        raise UserError(
+            f"network {text}: {other[0]} is {tensors[other[0]].dtype}; networks learn in float32: return "
+            "module.float(), and ask for bf16 with run.precision=bf16"
+        )
+    refuse_bad_values(tensors, f"network {text}")
+
+
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0][:160]}" if str(error) else type(error).__name__

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import tarfile
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,32 +52,56 @@ def read_weights_file(path: Path) -> WeightsFile:
             head = file.read(64)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    if head.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path}: is a Git LFS pointer, not weights; run `git lfs pull` in its repository")
+    refuse_lfs_pointer(path, head)
     if path.suffix == ".safetensors":
         try:
-            return WeightsFile(load_file(path))
+            tensors = load_file(path)
         except (SafetensorError, ValueError) as error:
             raise UserError(
                 f"{path}: truncated or not a safetensors file ({error}); download or copy it again"
             ) from None
+        return _named(tensors, (), path)
     return _unpacked(_unpickled(path, head), path)
 
 
+def refuse_lfs_pointer(path: Path, head: bytes) -> None:
+    """Raises `UserError` where ``head``, the first bytes of a file, is that of a Git LFS pointer."""
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path}: is a Git LFS pointer, not what it stands for; run `git lfs pull` in its repository")
+
+
 def _unpickled(path: Path, head: bytes) -> Any:
+    if head.lstrip()[:1] in (b"<", b"{"):
+        raise UserError(f"{path}: is text, not weights ({head[:24]!r}...); download the file itself")
+    if len(head) >= 2 and not head.startswith((b"PK", b"\x80")) and not _is_tar(path):
+        raise UserError(
+            f"{path}: is no file of weights (it begins with {head[:8]!r}); give a .safetensors file, or a .pth, .pt or "
+            f".bin that torch.save wrote"
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         # An archive that cannot be opened is torn; one that can be, and is refused, asks for more than tensors.
-        if not head or (head.startswith(b"PK") and "zip archive" in str(error)) or isinstance(error, EOFError):
+        torn = head.startswith(b"PK") and not zipfile.is_zipfile(path)
+        reason = reason if len(head) >= 2 else f"it is {len(head)} bytes long"
+        if len(head) < 2 or torn or isinstance(error, EOFError):
             raise UserError(f"{path}: truncated ({reason}); download or copy it again") from None
-        if head.lstrip()[:1] in (b"<", b"{"):
-            raise UserError(f"{path}: is text, not weights ({head[:24]!r}...); download the file itself") from None
+        # Torch says at length how its guard can be switched off; what matters is what the file asked for.
+        asked = re.search(r"\bGLOBAL ([\w.]+)", str(error))
+        asks = f"it asks for {asked[1]}" if asked else reason
         raise UserError(
-            f"{path}: refused, not a plain tensor file (it may run code when unpickled): {reason}; "
-            "convert it to safetensors where you trust it"
+            f"{path}: refused, not a plain tensor file (it may run code when unpickled): {asks}; where you trust it, "
+            "load it in Python and save its state_dict() as safetensors"
         ) from None
+
+
+def _is_tar(path: Path) -> bool:
+    """Whether a file is of torch's oldest format, a tar archive."""
+    try:
+        return tarfile.is_tarfile(path)
+    except OSError:
+        return False
 
 
 def _unpacked(content: Any, path: Path) -> WeightsFile:
@@ -90,6 +117,12 @@ def _unpacked(content: Any, path: Path) -> WeightsFile:
                 break
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{path}: holds no state dict of tensors")
+    return _named(content, names, path)
+
+
+def _named(content: Mapping[Any, Tensor], names: tuple[str, ...], path: Path) -> WeightsFile:
+    if not content:
+        raise UserError(f"{path}: holds no tensors at all; give the file of a trained network")
     # Networks trained in parallel were saved inside a wrapper that adds a prefix to every name.
     wrapped = bool(content) and all(str(name).startswith("module.") for name in content)
     return WeightsFile({str(name).removeprefix("module.") if wrapped else str(name): tensor
@@ -113,6 +146,21 @@ def difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], unkn
     return lines
 
 
+def refuse_bad_values(weights: Mapping[str, Tensor], what: str) -> None:
+    """Raises `UserError` where a tensor could only predict nonsense.
+
+    Args:
+        weights: By name.
+        what: What they are of, for the message.
+    """
+    bad = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        raise UserError(f"{what}: {len(bad)} tensors hold NaN or infinity, the first is {bad[0]}")
+    bad = [name for name, tensor in weights.items() if name.endswith("running_var") and bool((tensor < 0).any())]
+    if bad:
+        raise UserError(f"{what}: {len(bad)} variances are negative, the first is {bad[0]}")
+
+
 def load_strict(
     network: nn.Module,
     weights: Mapping[str, Tensor],
@@ -134,7 +182,7 @@ def load_strict(
         Whether there was a light head.
 
     Raises:
-        UserError: If the names or shapes differ, or a tensor holds NaN or infinity.
+        UserError: If the names, shapes or kinds differ, a tensor holds NaN or infinity, or a variance is negative.
     """
     expected = network.state_dict()
     has_light = any(name.startswith(LIGHT) for name in weights)
@@ -146,9 +194,14 @@ def load_strict(
     lines = difference(expected, weights, unknown)
     if lines:
         raise UserError(f"{path}: does not fit this architecture; " + "; ".join(lines))
-    bad = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if bad:
-        raise UserError(f"{path}: {len(bad)} tensors hold NaN or infinity, the first is {bad[0]}")
+    kinds = [name for name, tensor in expected.items() if tensor.is_floating_point() and
+             not weights[name].is_floating_point()]  # fmt: skip
+    if kinds:
+        raise UserError(
+            f"{path}: {len(kinds)} tensors are of another kind, the first is {kinds[0]} ({weights[kinds[0]].dtype} for "
+            f"{expected[kinds[0]].dtype}); quantised weights have to be converted to floating point first"
+        )
+    refuse_bad_values(weights, str(path))
     network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
                              for name, tensor in weights.items()}, strict=False)  # fmt: skip
     return has_light

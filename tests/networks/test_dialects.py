@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from online_uda.errors import UserError
@@ -217,8 +218,19 @@ def test_damage_is_one_line(reference: Any, tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     refused(path, "truncated .*download or copy it again")
+    path.write_bytes(whole[: len(whole) - 3])
+    refused(path, "truncated .*download or copy it again")
     path.write_bytes(b"")
     refused(path, "truncated")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(500))
+    refused(path, r"is no file of weights \(it begins with b'.x89PNG")
+    torch.save({}, path)
+    refused(path, "holds no tensors at all")
+    empty = tmp_path / "empty.safetensors"
+    save_file({}, empty)
+    refused(empty, "empty.safetensors: holds no tensors at all")
+    torch.save(torch.nn.Conv2d(3, 3, 1), path)
+    refused(path, r"it asks for torch\.nn\.modules\.conv\.Conv2d; where you trust it, load it in Python and save")
     path.write_text("<!DOCTYPE html><title>404</title>")
     refused(path, "is text, not weights")
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
@@ -236,6 +248,11 @@ def test_damage_is_one_line(reference: Any, tmp_path: Path) -> None:
     nan = state | {"decode_head.linear_pred.bias": torch.full((5,), float("nan"))}
     torch.save(nan, path)
     refused(path, "NaN or infinity, the first is head.classifier.bias")
+    variance = next(name for name in state if name.endswith("running_var"))
+    torch.save(state | {variance: -state[variance]}, path)
+    refused(path, "1 variances are negative, the first is head.norm.running_var")
+    torch.save(state | {variance: state[variance].to(torch.int8)}, path)
+    refused(path, r"head.norm.running_var \(torch.int8 for torch.float32\); quantised weights have to be converted")
 
 
 def test_other_smp_networks_are_named(tmp_path: Path) -> None:

@@ -150,7 +150,11 @@ def test_logits_are_found_in_what_comes_back(form: str) -> None:
         (lambda y: {"boxes": y}, "dictionary of boxes; expected 'logits'"),
         (lambda y: (y, y), "a tuple with 2 maps"),
         (lambda y: y.mean((2, 3)), r"a tensor \(1, 11\); expected logits"),
-        (lambda y: y.argmax(1, keepdim=True).float(), r"expected logits \(B, C, h, w\) with 2 classes"),
+        (lambda y: y.argmax(1, keepdim=True).float(), r"expected logits \(B, C, h, w\) with 2 classes or more"),
+        (lambda y: {}, "dictionary of nothing"),
+        (lambda y: y.round().to(torch.int64), "returned torch.int64; expected logits in floating point"),
+        (lambda y: y.to(torch.complex64), "returned torch.complex64"),
+        (lambda y: y / 0 * 0, "for a black frame are not finite"),
         (lambda y: "no", "returned str"),
         (lambda y: y[..., :2], "frame's proportions"),
         (lambda y: y.detach(), "depend on no parameter"),
@@ -172,7 +176,21 @@ def test_functions_are_found_called_and_checked(tmp_path: Path, monkeypatch: pyt
         "def twenty(): return nn.Conv2d(3, 20, 8, 8)\n"
         "def words(): return 'net'\n"
         "def broken(): raise KeyError('w')\n"
+        "def leaves(): raise SystemExit(3)\n"
+        "def half(classes): return make(classes).half()\n"
+        "def nan(classes):\n"
+        "    net = make(classes)\n"
+        "    net.bias.data[0] = float('nan')\n"
+        "    return net\n"
+        "def empty(classes): return make(classes).to('meta')\n"
+        "class Erased(nn.Conv2d):\n"
+        "    def forward(self, x):\n"
+        "        y = super().forward(x)\n"
+        "        x.zero_()\n"
+        "        return y\n"
+        "def erased(classes): return Erased(3, classes, 8, 8)\n"
     )
+    (tmp_path / "gone.py").write_text("import sys\nsys.exit('not today')\n")
     (tmp_path / "needy.py").write_text("import a_package_that_is_not_there\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -186,6 +204,12 @@ def test_functions_are_found_called_and_checked(tmp_path: Path, monkeypatch: pyt
         ("own_nets:broken", "broken failed: KeyError"),
         ("own_nets:mak", "has no function mak; did you mean make"),
         ("no_nets:make", "no module no_nets"),
+        ("own_nets:leaves", "leaves failed: SystemExit: 3"),
+        ("own_nets:half", "weight is torch.float16; networks learn in float32"),
+        ("own_nets:nan", "1 tensors hold NaN or infinity, the first is bias"),
+        ("own_nets:empty", "weight has no values"),
+        ("own_nets:erased", "no gradient passes through it"),
+        ("gone:make", "importing gone failed: SystemExit: not today"),
         ("needy:make", "needs a_package_that_is_not_there, which is not installed"),
     ):
         with pytest.raises(UserError, match=words):
