@@ -57,7 +57,7 @@ def write_video(
         if rotation is not None:
             stream.set_display_rotation(rotation)
         for index in range(count):
-            frame = av.VideoFrame.from_ndarray(numbered(index, size), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(numbered(index % (1 << BITS), size), format="rgb24")
             frame.pts = round((index / fps if times is None else times[index]) / TICKS)
             frame.time_base = TICKS
             container.mux(stream.encode(frame))
