@@ -24,7 +24,7 @@ import json
 import random
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +54,8 @@ from streams.frame import Frame, StreamItem, Truth
 from streams.stream import VisitPlan
 
 KINDS = ("bad_frame", "black", "nan_weights", "memory", "disk", "report", "clock")
+SHORT_RESTS = ("guards.rest=1",)
+"""So many bad weights would keep the guards at rest, and a method that rests meets no fault."""
 PART_BYTES = 4 * 2**20
 KEPT_PARTS = 4
 
@@ -141,14 +143,19 @@ class Faults:
     """Injects the faults of the frame at hand at the places where they happen."""
 
     def __init__(self, runner: runners.Runner, plan: dict[int, str], seed: int) -> None:
-        self._runner, self._plan = runner, plan
+        self._runner = runner
+        self._ahead = {kind: deque(sorted(frame for frame, what in plan.items() if what == kind)) for kind in KINDS}
         self._random = random.Random(seed)
         self._jump_s = 0.0
         self.done: Counter[str] = Counter()
         self.predictions = self.not_finite = 0
 
     def _due(self, kind: str) -> bool:
-        due = self._plan.get(self._runner.next_frame) == kind
+        """Whether a fault is due; one whose frame brought no opportunity waits for the next."""
+        ahead = self._ahead[kind]
+        due = bool(ahead) and ahead[0] <= self._runner.next_frame
+        if due:
+            ahead.popleft()
         self.done[kind] += due
         return due
 
@@ -157,7 +164,6 @@ class Faults:
         method, backward, write = self._runner.method, steps.backward_pieces, runners.write_snapshot
         assert isinstance(method, Recipe)
         predict, pull, tell = method.predict, method._anchor.pull, time.perf_counter
-        unsaved = [False]
 
         def counted(frames: Tensor) -> Any:
             prediction = predict(frames)
@@ -165,7 +171,6 @@ class Faults:
             self.not_finite += not bool(prediction.logits.isfinite().all())
             if self._due("clock"):
                 self._jump_s += self._random.uniform(-3600.0, 3600.0)
-            unsaved[0] = unsaved[0] or self._due("disk")
             return prediction
 
         def short(*given: Any) -> Any:
@@ -179,8 +184,7 @@ class Faults:
             return pull(share)
 
         def full(folder: Path, state: Any) -> Path:
-            if unsaved[0]:
-                unsaved[0] = False
+            if self._due("disk"):
                 raise OSError(28, "No space left on device")
             return write(folder, state)
 
@@ -211,7 +215,9 @@ def soak(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     at = draw.sample(range(1, arguments.frames), len(KINDS) * arguments.faults)
     plan = {frame: KINDS[number % len(KINDS)] for number, frame in enumerate(at)}
     write_inputs(root, 2)
-    words = command(root, "run", f"run.snapshot_every={arguments.snapshot_every}", "guards.every=16", method="tent")
+    words = command(
+        root, "run", f"run.snapshot_every={arguments.snapshot_every}", "guards.every=16", *SHORT_RESTS, method="tent"
+    )
     flags, overrides = parser().parse_known_args(words)
     options = {key: value for key, value in vars(flags).items() if value is not None and key not in ("overrides",)}
     inputs = open_inputs(resolve({k: v for k, v in options.items() if v}, [*flags.overrides, *overrides]))
