@@ -76,6 +76,8 @@ def _case(result: Result) -> list[str]:
     lines += [f"| {scope} | {_times(row)} | {_factor(row)} |" for scope, row in result["step"].items()]
     lines += ["", f"| other {short[0]}", short[1]]
     lines.append(f"| detector | {_times(result['detect'])} | – |")
+    if result["detect"]["quickly"] is not None:
+        lines.append(f"| detector, with onnxruntime and bf16 | {_times(result['detect']['quickly'])} | – |")
     for name, row in (result["labels"] or {}).items():
         lines.append(f"| labels at full size, {name} | {_times(row)} | {_factor(row)} |")
     for scope, row in result["publish"].items():
