@@ -78,7 +78,7 @@ def build_method(
         )  # fmt: skip
         replay = SourceReplay(buffer, settings.replay, seed + 1)
     canary = _build_canary(settings, name, source, replay, size, seed + 3, device)
-    images = _fisher_images(settings, name, source, replay, size, seed + 4, device)
+    images = _source_images(settings, name, source, replay, size, seed + 4, device)
     look = _build_look(settings, name, source, replay, size, seed + 5, device)
     trigger = _build_trigger(settings, network, replay, seed, device, bf16)
     return Recipe(
@@ -111,7 +111,7 @@ def _build_canary(
     return Canary(buffer, slot.canary, seed, device)
 
 
-def _fisher_images(
+def _source_images(
     settings: MethodSettings,
     name: str,
     source: LabelledSet | None,
@@ -120,16 +120,19 @@ def _fisher_images(
     seed: int,
     device: torch.device,
 ) -> Iterable[Tensor]:
-    """Source images that Fisher's weights are taken on; their labels are not looked at."""
-    slot = settings.objectives.fisher
-    if slot is None:
+    """Source images for Fisher's weights and for prototypes; their labels are not looked at."""
+    wanted = {name: getattr(settings.objectives, name) for name in ("fisher", "prototype")}
+    counts = {name: slot.frames for name, slot in wanted.items() if slot is not None}
+    if not counts:
         return ()
     if replay is not None:
-        return SourceImages(replay.buffer, slot.frames, device)
+        return SourceImages(replay.buffer, max(counts.values()), device)
     if source is None:
-        raise UserError(f"method {name}: objectives.fisher needs source images; give them with --source DIR")
-    buffer = ReplayBuffer.fill(source, torch.Generator().manual_seed(seed), capacity=slot.frames, size=size)
-    return SourceImages(buffer, slot.frames, device)
+        raise UserError(
+            f"method {name}: objectives.{next(iter(counts))} needs source images; give them with --source DIR"
+        )
+    buffer = ReplayBuffer.fill(source, torch.Generator().manual_seed(seed), capacity=max(counts.values()), size=size)
+    return SourceImages(buffer, max(counts.values()), device)
 
 
 def _build_look(

@@ -43,6 +43,8 @@ def cost_of(settings: MethodSettings) -> Cost:
         scales = [scale**2 * (1 + slot.flip) for scale in slot.scales] + [0.0 if 1.0 in slot.scales else 1.0]
         forwards += sum(scales) + (wanted.taught.trust != "views") + 1
         backwards += 1
+    if wanted.prototype is not None:
+        forwards, backwards = forwards + 3, backwards + 1
     if wanted.distilled is not None:
         forwards, backwards = forwards + 1, backwards + 1
     if settings.replay is not None:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -62,7 +63,7 @@ class Recipe:
         seed: Of mixing and augmentation.
         bf16: Run networks under bfloat16 autocast.
         canary: Labelled source images for the guards; None where the settings ask for none.
-        source_images: ``(1, 3, H, W)`` float32 each, for Fisher's weights; read once, here.
+        source_images: ``(1, 3, H, W)`` float32 each, for Fisher's weights; and prototypes; only read here.
         look: Moves frames before the student sees them; None where the settings have no alignment slot.
         bigger: The network that labels frames for the distilled objective; read, never changed.
 
@@ -121,6 +122,7 @@ class Recipe:
         self._gradients = StepGradients(
             settings, student=self.student, source=source, classes=classes, teacher=self.teacher, replay=replay,
             mode=self._mode, autocast=self._autocast, generator=self._generator, bigger=bigger,
+            source_images=source_images,
         )  # fmt: skip
         self._step = self._build_step(source_images)
         self._answering = Answering(
@@ -142,7 +144,8 @@ class Recipe:
             return None
         fisher = None
         if self.settings.objectives.fisher is not None:
-            importance = fisher_diagonal(self.student, self._learning, source_images, self._autocast)
+            images = islice(source_images, self.settings.objectives.fisher.frames)
+            importance = fisher_diagonal(self.student, self._learning, images, self._autocast)
             fisher = FisherPull([parameter for _, parameter in self._learning], importance)
         return LearningStep(
             self.settings, self._learning, optimizer=self._optimizer, scope=self._scope, mode=self._mode,

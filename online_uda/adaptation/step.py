@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -18,12 +19,14 @@ from online_uda.adaptation.norm import NormStatistics
 from online_uda.adaptation.objectives.cross_entropy import cross_entropy
 from online_uda.adaptation.objectives.feature_distance import dominated_cells, feature_distance
 from online_uda.adaptation.pieces import Effort, Pieces, narrowed, window
+from online_uda.adaptation.prototype_step import PrototypeStep
 from online_uda.adaptation.replay.source import SourceReplay
 from online_uda.adaptation.settings import MethodSettings
 from online_uda.adaptation.staged_pass import Within, backward_pieces, forward_pieces
 from online_uda.adaptation.student_mode import StudentMode
 from online_uda.adaptation.taught_step import TaughtStep
 from online_uda.adaptation.teacher import EMATeacher
+from online_uda.adaptation.views import quiet
 from online_uda.networks.segmenter import Segmenter
 from streams.frame import ClassSet
 
@@ -42,6 +45,7 @@ class StepGradients:
         autocast: Makes the autocast context of a forward pass.
         generator: Of mixing and of windows.
         bigger: Labels frames for the distilled objective; None without it.
+        source_images: What prototypes start on.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class StepGradients:
         autocast: Callable[[], AbstractContextManager[Any]],
         generator: torch.Generator,
         bigger: Segmenter | None = None,
+        source_images: Iterable[Tensor] = (),
     ) -> None:
         self._settings, self._wanted = settings, settings.objectives
         self._student, self._source, self._classes = student, source, classes
@@ -73,6 +78,12 @@ class StepGradients:
             self._of_the_frame["likelihood"] = LikelihoodStep(self._wanted.likelihood, run, len(classes))
         if self._wanted.distilled is not None and bigger is not None:
             self._of_the_frame["distilled"] = DistilledStep(self._wanted.distilled, run, bigger, autocast)
+        if self._wanted.prototype is not None and teacher is not None:
+            self._of_the_frame["prototype"] = PrototypeStep(
+                self._wanted.prototype, run, source=quiet(source, autocast), num_classes=len(classes),
+                teacher=quiet(cast(Segmenter, teacher.module), self._within(self._norm_of_teacher)),
+                images=islice(source_images, self._wanted.prototype.frames),
+            )  # fmt: skip
         if self._wanted.taught is not None and teacher is not None:
             self._of_the_frame["taught"] = TaughtStep(
                 self._wanted.taught, run, teacher=cast(Segmenter, teacher.module), source=source,

@@ -15,8 +15,8 @@ from online_uda.adaptation.objectives.soft import exact, soft_cross_entropy, sym
 from online_uda.adaptation.patch_mask import masked_patches
 from online_uda.adaptation.pieces import Pieces
 from online_uda.adaptation.settings.objectives import TaughtSettings
-from online_uda.adaptation.views import Answer, fused_probabilities
-from online_uda.networks.segmenter import Segmentation, Segmenter
+from online_uda.adaptation.views import fused_probabilities, quiet
+from online_uda.networks.segmenter import Segmenter
 
 
 class TaughtStep:
@@ -42,8 +42,8 @@ class TaughtStep:
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self._settings, self._run = settings, run
-        self._teacher = _quiet(teacher, of_teacher)
-        self._source = _quiet(source, autocast)
+        self._teacher = quiet(teacher, of_teacher)
+        self._source = quiet(source, autocast)
         self._divisor = max(64, run.student.divisor)
 
     def pieces(self, frames: Tensor) -> Pieces[float | None]:
@@ -95,11 +95,3 @@ class TaughtStep:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Nothing to restore."""
-
-
-def _quiet(network: Segmenter, within: Callable[[], AbstractContextManager[Any]]) -> Answer:
-    def answer(frames: Tensor) -> Segmentation:
-        with torch.no_grad(), within():
-            return network(frames)
-
-    return answer

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +13,19 @@ from torch import Tensor
 from online_uda.adaptation.objectives.soft import exact
 from online_uda.adaptation.pieces import Pieces
 from online_uda.adaptation.settings.objectives import ViewSettings
-from online_uda.networks.segmenter import Segmentation
+from online_uda.networks.segmenter import Segmentation, Segmenter
 
 Answer = Callable[[Tensor], Segmentation]
+
+
+def quiet(network: Segmenter, within: Callable[[], AbstractContextManager[Any]]) -> Answer:
+    """The network's answer without a graph, within a mode of its norms and autocast."""
+
+    def answer(frames: Tensor) -> Segmentation:
+        with torch.no_grad(), within():
+            return network(frames)
+
+    return answer
 
 
 def view_size(size: tuple[int, int], scale: float, divisor: int) -> tuple[int, int]:

@@ -137,6 +137,15 @@ ELSEWHERE = {
     "anchor__restart": "test_recipe.py::test_restart_acts_before_the_step_at_a_change_back_towards_the_source",
     "objectives__distilled__network": "test_option_table.py::test_the_network_that_is_named_labels_the_frames",
     "objectives__distilled__classes": "test_option_table.py::test_a_bigger_network_of_other_classes",
+    **{
+        f"objectives__prototype__{key}": "test_onda.py::test_every_option_moves_the_step"
+        for key in ("weight", "temperature", "rate", "min_cells", "frames", "confidence", "cross_entropy", "reverse",
+                    "regular", "prior")
+    },
+    **{
+        f"objectives__prototype__{key}": "test_onda.py::test_every_option_of_the_switch_counts"
+        for key in ("window", "gray", "slope")
+    },
     "trigger[always]__kind": "test_build.py::test_always_override_learns_from_the_first_frame",
     "trigger[drift]__kind": "test_build.py::test_default_scale_reaches_the_detector",
     "trigger[drift]__every": (

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from streams.frame import IGNORE_ID
 
 
 def exact(logits: Tensor) -> Tensor:
@@ -37,3 +41,30 @@ def soft_likelihood_ratio(logits: Tensor, clip: float) -> Tensor:
     """
     p = exact(logits).softmax(1).clamp(1.0 - clip, clip)
     return -(p * (p / (1.0 - p)).log()).sum(1)
+
+
+def reverse_cross_entropy(logits: Tensor, labels: Tensor, smallest: float = 1e-4) -> Tensor:
+    """``-sum_c p_c log(one-hot clipped at smallest)``, that is ``-ln(smallest) (1 - p_y)``, over labelled pixels.
+
+    Symmetric cross-entropy: Wang et al. 2019; ProDA (specs/seed-systems.md 6).
+
+    Args:
+        logits: ``(B, C, H, W)``.
+        labels: ``(B, H, W)`` int64, 255 = ignore.
+        smallest: Clip of the one-hot label.
+
+    Returns:
+        Scalar mean; 0 where nothing is labelled.
+    """
+    valid = labels != IGNORE_ID
+    p = exact(logits).softmax(1).gather(1, labels.masked_fill(~valid, 0).unsqueeze(1))[:, 0]
+    return -math.log(smallest) * ((1.0 - p) * valid).sum() / valid.sum().clamp(min=1)
+
+
+def confidence_regulariser(logits: Tensor) -> Tensor:
+    """``-mean log p`` over classes and all pixels: MRKLD, which keeps predictions from one-hot (Zou et al. 2019).
+
+    Args:
+        logits: ``(B, C, H, W)``.
+    """
+    return -exact(logits).log_softmax(1).mean()

@@ -45,12 +45,13 @@ def _mixed(method: MethodSettings) -> Iterator[KeyedError]:
 
 
 def _teacher(method: MethodSettings) -> Iterator[KeyedError]:
-    users = [name for name in ("mixed", "taught") if getattr(method.objectives, name) is not None]
+    users = [name for name in ("mixed", "taught", "prototype") if getattr(method.objectives, name) is not None]
     if method.teacher is None:
-        if "taught" in users:
-            yield KeyedError("needs the slot teacher", "objectives", "taught")
+        for name in users:
+            if name != "mixed":  # which says so with the other slots it needs
+                yield KeyedError("needs the slot teacher", "objectives", name)
     elif not users and method.deploy != "teacher":
-        text = "only objectives.mixed, objectives.taught and deploy use this slot; add one or drop it"
+        text = "only objectives.mixed, taught and prototype and deploy use this slot; add one or drop it"
         yield KeyedError(text, "teacher")
 
 

@@ -62,7 +62,7 @@ class MethodSettings(SlotModel):
     def needs_source(self) -> bool:
         """Whether source images are needed: for replay, trigger, alignment, the canary, or Fisher's weights."""
         watched = self.guards is not None and self.guards.canary > 0
-        return self.replay is not None or watched or self.alignment is not None or self.objectives.fisher is not None
+        return self.replay is not None or watched or self.alignment is not None or self.objectives.weighs_source
 
     @model_validator(mode="after")
     def _slots_fit(self) -> Self:

@@ -166,6 +166,36 @@ class DistilledSettings(SlotModel):
     target: PositiveShare = 0.9
 
 
+class PrototypeSettings(SlotModel):
+    """OnDA: labels of a prior weighed by the distance of features to class prototypes (specs/methods.md 3).
+
+    The prior is the source network's (``static``), the teacher's (``dynamic``), or what the source network's confidence
+    says (``switch``, with ``window``, ``gray`` and ``slope``). Prototypes start on ``frames`` source images, follow the
+    stream by ``rate`` where a class has ``min_cells`` cells of the last stage's map. Labels below ``confidence`` are
+    left out. ``cross_entropy``, ``reverse`` and ``regular`` weigh CE, RCE and MRKLD.
+    """
+
+    weight: NotNegative = 1.0
+    temperature: Positive = 1.0
+    rate: Share = 5e-4
+    min_cells: int = Field(default=10, ge=1)
+    frames: int = Field(default=64, ge=1)
+    confidence: Share = 0.3
+    cross_entropy: NotNegative = 0.1
+    reverse: NotNegative = 1.0
+    regular: NotNegative = 0.1
+    prior: Literal["static", "dynamic", "switch"] = "switch"
+    window: int = Field(default=200, ge=1)
+    gray: tuple[Share, Share] = (0.83, 0.90)
+    slope: NotNegative = 2e-4
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.gray[0] > self.gray[1]:
+            raise KeyedError(f"{list(self.gray)} runs backwards; give the smaller confidence first", "gray")
+        return self
+
+
 class ObjectiveSettings(SlotModel):
     """What a step minimises: the weighted sum of the objectives present."""
 
@@ -177,3 +207,9 @@ class ObjectiveSettings(SlotModel):
     taught: TaughtSettings | None = None
     likelihood: LikelihoodSettings | None = None
     distilled: DistilledSettings | None = None
+    prototype: PrototypeSettings | None = None
+
+    @property
+    def weighs_source(self) -> bool:
+        """Whether source images are looked at before the stream begins."""
+        return self.fisher is not None or self.prototype is not None
