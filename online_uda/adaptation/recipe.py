@@ -22,6 +22,7 @@ from online_uda.adaptation.guards.guard import Guard
 from online_uda.adaptation.guards.last_good import LastGood
 from online_uda.adaptation.learning_step import LearningStep
 from online_uda.adaptation.look import StreamLook
+from online_uda.adaptation.memory import DomainMemory
 from online_uda.adaptation.method import StepReport
 from online_uda.adaptation.norm import NormStatistics
 from online_uda.adaptation.pieces import FULL, Effort, Pieces, finish
@@ -135,6 +136,10 @@ class Recipe:
             look=look,
         )
         self._guard = self._build_guard(canary)
+        self._memory = None
+        if settings.memory is not None:
+            averaged = [] if self.teacher is None else [self.teacher.module]
+            self._memory = DomainMemory([self.student, *averaged], settings.memory)
         self._thrift = Thrift(len(self.student.stages))
         self._events: list[GuardEvent] = []
         self._paused = False
@@ -278,6 +283,8 @@ class Recipe:
             self._replay.observe(frames, changed=decision.detected)
         if self._look is not None:
             self._look.watch(frames, decision)
+        if self._memory is not None:
+            self._memory.watch(decision)
         if self._paused or (self._guard is not None and self._guard.resting):
             return replace(decision, learn=False, relax=False)
         return decision
@@ -288,10 +295,22 @@ class Recipe:
 
     def rest(self, decision: Decision) -> bool:
         """What a frame does that is not learned from; tells whether the weights went towards the source."""
+        if decision.relax:
+            self._settle()
         moved = decision.relax and self._anchor.relax(self.settings.anchor.relax)
         if moved:
             self.publish()
         return moved
+
+    def _settle(self) -> None:
+        """Where the domain has changed, goes on with the weights that fit the new one best."""
+        recalled = None if self._memory is None else self._memory.settle()
+        if recalled is None:
+            return
+        if self._optimizer is not None:
+            self._optimizer.state.clear()
+        self._events.append(GuardEvent("recall", "domain memory", f"went on with {recalled}"))
+        self.publish()
 
     def learn(self, frames: Tensor, decision: Decision, effort: Effort | None = FULL) -> Pieces[StepReport]:
         """Learns from a watched frame, in pieces.
@@ -326,6 +345,7 @@ class Recipe:
         if decision.nearer:
             self._anchor.relax(self.settings.anchor.restart)
         self._anchor.wake()
+        self._settle()
         if self._norm.looks:
             yield "absorb.views"
             with self._autocast():
@@ -379,7 +399,7 @@ class Recipe:
         return {
             "optimizer": self._optimizer, "teacher": self.teacher, "selector": self._scope.selector,
             "replay": self._replay, "trigger": self._trigger, "thrift": self._thrift, "guard": self._guard,
-            "norm": self._norm, "step": self._step,
+            "norm": self._norm, "memory": self._memory, "step": self._step,
             "look": self._look,
         }  # fmt: skip
 

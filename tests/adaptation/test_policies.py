@@ -123,15 +123,18 @@ class ScriptedDetector:
         self.shown.append(statistics)
         return self.words[len(self.shown) - 1]
 
+    def signature(self, statistics: Any) -> None:
+        """None is known."""
+
 
 def test_drift_learns_far_from_the_source_and_relaxes_near_it() -> None:
     network = trained("layernorm")
     policy = DriftPolicy(network, ScriptedDetector(), 0.5)  # type: ignore[arg-type]
     decisions = [policy.decide(frame, network(frame)) for frame in stream(3)]
     assert decisions == [
-        Decision(True, relax=False, signal=4.5, detected=True, distance=4.5),
+        Decision(True, relax=False, signal=4.5, detected=True, distance=4.5, far=True),
         Decision(False, relax=True, signal=0.5, detected=False, distance=0.5),
-        Decision(True, relax=False, signal=2.0, detected=True, nearer=True, distance=2.0),
+        Decision(True, relax=False, signal=2.0, detected=True, nearer=True, distance=2.0, far=True),
     ]
 
 

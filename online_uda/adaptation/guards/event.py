@@ -1,14 +1,14 @@
-"""What a guard did and why, as one line of a report."""
+"""What a guard or a memory did and why, as one line of a report."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-Action = Literal["skip", "rollback", "frozen", "resume", "spare", "restart"]
+Action = Literal["skip", "rollback", "frozen", "resume", "spare", "restart", "recall"]
 Cause = Literal[
     "blank", "non-finite", "collapse", "disagreement", "canary", "rest over", "out of memory", "worker died",
-    "worker hung",
+    "worker hung", "domain memory",
 ]  # fmt: skip
 
 
@@ -21,6 +21,7 @@ class GuardEvent:
             was thrown away, the last good weights predict. ``frozen``: the source weights predict and nothing is
             learned for a while. ``resume``: learning starts again. ``spare``: a step was left out, later ones are
             smaller. ``restart``: a worker beside the stream was left behind, another one takes over.
+            ``recall``: a domain has come back, and the weights that were learned in it.
         cause: Which check asked for it.
         detail: The figures, for people.
     """

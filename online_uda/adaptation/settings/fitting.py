@@ -121,6 +121,18 @@ def _stride(method: MethodSettings) -> Iterator[KeyedError]:
         yield KeyedError("stride asks how well objectives.distilled is met; add it or take another kind", "trigger")
 
 
+def _memory(method: MethodSettings) -> Iterator[KeyedError]:
+    if method.memory is None:
+        return
+    if method.trigger.kind != "drift":
+        yield KeyedError("needs trigger.kind drift, which tells domains apart", "memory")
+    if method.scope.parameters == "none" and not method.norm.moves:
+        yield KeyedError("this method never moves a weight, so there is nothing to remember; drop it", "memory")
+    if method.anchor.restart > 0.0:
+        yield KeyedError("is 0 beside the slot memory, which knows where to start again", "anchor", "restart")
+
+
 RULES = (
     _replay, _mixed, _teacher, _deploy, _scope, _adapters, _guards, _fisher, _sharpness, _recovery, _stride,
+    _memory,
 )  # fmt: skip

@@ -16,6 +16,7 @@ from online_uda.adaptation.settings.student import (
     AdapterSettings,
     AlignmentSettings,
     AnchorSettings,
+    MemorySettings,
     NormSettings,
     OptimizerSettings,
     ScopeSettings,
@@ -41,6 +42,7 @@ class MethodSettings(SlotModel):
     student_mode: Literal["eval", "train"] = "eval"
     optimizer: OptimizerSettings = OptimizerSettings()
     anchor: AnchorSettings = AnchorSettings()
+    memory: MemorySettings | None = None
     steps: int = Field(default=1, ge=1, le=16)
     teacher: TeacherSettings | None = None
     replay: ReplaySettings | None = None

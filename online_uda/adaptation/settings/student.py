@@ -36,6 +36,16 @@ class AlignmentSettings(SlotModel):
     own: Share = 0.5
 
 
+class MemorySettings(SlotModel):
+    """States of up to ``states`` domains, recalled when a domain comes back: see `online_uda.adaptation.memory`.
+
+    ``window`` is how many frames, the last ones, stand for the domain that a change has led to.
+    """
+
+    states: int = Field(default=4, ge=1, le=64)
+    window: int = Field(default=5, ge=1, le=100)
+
+
 class NormSettings(SlotModel):
     """Statistics that BatchNorm layers normalise with; a network without BatchNorm ignores it (specs/methods.md 3).
 

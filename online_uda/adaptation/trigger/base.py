@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -24,6 +24,8 @@ class Decision:
         detected: Whether a domain change was found at this frame.
         nearer: Whether the detected change leads back towards the source.
         distance: How far the stream is from the source, 1 being the limit of its domain; None if nothing tells.
+        far: Whether something measures it and finds the stream far.
+        signature: ``(K,)`` where the stream is, seen from the source at the origin, in the same unit; None likewise.
     """
 
     learn: bool
@@ -34,6 +36,8 @@ class Decision:
     detected: bool = False
     nearer: bool = False
     distance: float | None = None
+    far: bool = False
+    signature: Tensor | None = field(default=None, compare=False)
 
 
 class TriggerPolicy(Protocol):

@@ -167,6 +167,12 @@ class DriftDetector:
             self._quiet = self.window + 1
         return self._report(detected=detected, nearer=detected and nearer)
 
+    def signature(self, vector: Tensor) -> Tensor | None:
+        """`SourceDistance.signature` of a frame's statistics; None where they are not finite."""
+        if self.source is None or not bool(vector.isfinite().all()):
+            return None
+        return self.source.signature(vector.cpu())
+
     def _report(self, *, detected: bool, nearer: bool = False) -> DriftReport:
         distance = statistics.median(self._recent) if self._recent else 0.0
         return DriftReport(distance, self._far, detected, min(max(distance - 1.0, 0.0), 1.0), nearer)

@@ -94,6 +94,8 @@ class DriftPolicy:
             detected=report.detected,
             nearer=report.nearer,
             distance=report.distance,
+            far=report.far,
+            signature=self._detector.signature(statistics),
         )
 
     def state_dict(self) -> dict[str, Any]:

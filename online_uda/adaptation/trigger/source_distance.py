@@ -153,6 +153,11 @@ class SourceDistance:
         along, everywhere = _distances(_Space(self.mean, self.whiten, self.axes), vector.double().view(1, -1))
         return max(float(along) / self.axes_limit, float(everywhere) / self.all_limit)
 
+    def signature(self, vector: Tensor) -> Tensor:
+        """Where one frame's statistics (D,) lie: ``(K,)`` coordinates along the shift axes, 1 being the limit."""
+        whitened = (vector.double() - self.mean) @ self.whiten
+        return whitened @ self.axes / self.axes_limit
+
     def log_variance(self, distance: float) -> float:
         """Variance of the log distance inside a domain at ``distance``: the source's own, and the scenes' scatter."""
         return (self.noise / distance) ** 2 + self.scatter
