@@ -130,6 +130,8 @@ ROWS: list[tuple[str, Any, Data, int]] = [
 ELSEWHERE = {
     "description": "test_settings.py::test_shipped_methods_load_and_survive_the_resolved_config",
     "alignment__own": "test_look.py::test_own_is_the_share_of_the_streams_own_near_look",
+    "memory__states": "test_memory.py::test_the_bank_is_bounded_and_the_state_unused_longest_goes",
+    "memory__window": "test_memory.py::test_the_window_says_which_frames_are_of_the_new_domain",
     "scope__speeds_hz": "test_scope_select.py::test_check_7_default_weights_scale_the_gain",
     "scope__temperature": "test_scope_select.py::test_check_7_weights",
     "scope__exploration": "test_scope_bandit.py::test_without_exploration_the_best_so_far_is_kept",
