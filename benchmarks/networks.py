@@ -22,7 +22,8 @@ from torch import nn
 
 from online_uda.adaptation.scope import scope_parameters, set_trainable
 from online_uda.adaptation.settings import ScopeSettings
-from online_uda.networks.adapters import AdapterConfig, insert_adapters
+from online_uda.networks.adapter_layers import AdapterConfig
+from online_uda.networks.adapters import insert_adapters
 from online_uda.networks.segmenter import Segmenter
 from online_uda.networks.spec import NetworkOptions
 from online_uda.networks.zoo import load_network

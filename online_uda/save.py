@@ -166,7 +166,8 @@ def _save_adapters(found: _Found, out: Path) -> None:
 
     from online_uda.adaptation.deployed import adapter_config
     from online_uda.errors import UserError
-    from online_uda.networks.adapters import insert_adapters, save_adapters
+    from online_uda.networks.adapter_file import save_adapters
+    from online_uda.networks.adapters import insert_adapters
     from online_uda.networks.spec import NetworkOptions
     from online_uda.networks.zoo import load_network
     from online_uda.runtime.rng import seed_everything

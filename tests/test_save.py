@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from online_uda.networks.adapters import load_adapters
+from online_uda.networks.adapter_file import load_adapters
 from online_uda.networks.checkpoints import load_folder, save_folder
 from online_uda.networks.segmenter import build_segformer, segformer_config
 from online_uda.save import main

@@ -41,7 +41,8 @@ from online_uda.adaptation.trigger.hamlet import set_learning_rate
 from online_uda.adaptation.trigger.policies import DriftPolicy
 from online_uda.adaptation.trigger.stride import StridePolicy
 from online_uda.errors import UserError
-from online_uda.networks.adapters import FoldedView, insert_adapters
+from online_uda.networks.adapter_folding import FoldedView
+from online_uda.networks.adapters import insert_adapters
 from online_uda.networks.predictor import PredictorFactory
 from online_uda.networks.segmenter import Segmentation, Segmenter
 from online_uda.networks.views import Views

@@ -13,7 +13,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from online_uda.adaptation.deployed import deployed_alignment, deployed_weights
+from online_uda.adaptation.deployed import deploy
 from online_uda.adaptation.scope import norm_parameters
 from online_uda.errors import UserError
 from online_uda.export.graph import FRAMES, export_graph, movable_names, weights_of
@@ -28,6 +28,7 @@ from online_uda.networks.spec import NetworkOptions
 from online_uda.networks.zoo import load_network
 from online_uda.reports.run_folder import RunFolder
 from online_uda.resolve import resume_plan
+from online_uda.runtime.rng import seed_everything
 from online_uda.runtime.snapshot import latest_state
 from streams.classes import CITYSCAPES_19
 
@@ -127,18 +128,16 @@ def _find_run(folder: Path) -> _Found:
     state = latest_state(run.snapshots)
     if state is None:
         raise UserError(f"{folder}: holds no snapshot yet; nothing was adapted that could be exported")
+    seed_everything(plan.run.seed)  # a network with random weights is drawn again as in the run
     loaded = load_network(
         plan.run.network or "",
         plan.schedule.class_set,
         NetworkOptions(plan.run.init, plan.run.init_head, plan.run.classes),
     )
-    weights = deployed_weights(plan.method, state.method)
-    loaded.network.alignment = deployed_alignment(state.method)
-    strange = loaded.network.load_state_dict(weights, strict=False) if weights else None
-    if strange is not None:
-        missing = [name for name in strange.missing_keys if not name.startswith("light_head.")]
-        if missing or strange.unexpected_keys:
-            raise UserError(f"{folder}: its snapshot is of another network than {plan.network_name}")
+    try:
+        deploy(plan.method, state.method, loaded.network)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
     origin: dict[str, str | int] = {
         "network": loaded.description, "run": str(folder), "method": plan.method_name, "frames": state.next_frame,
     }  # fmt: skip

@@ -15,6 +15,8 @@ import torch
 from online_uda.adaptation.deployed import deployed_weights
 from online_uda.adaptation.settings import MethodSettings
 from online_uda.export.cli import main
+from online_uda.networks.adapter_layers import AdapterConfig
+from online_uda.networks.adapters import insert_adapters
 from online_uda.networks.checkpoints import load_folder
 from streams.classes import CAMVID_11
 from tests.run_kit import SIZE, method_state, write_kit, write_network
@@ -107,3 +109,20 @@ def test_deployed_weights_are_the_teachers_where_it_predicts() -> None:
     assert deployed_weights(MethodSettings.model_validate(plain), state) == student
     averaged = MethodSettings.model_validate({**plain, "teacher": {}, "deploy": "teacher"})
     assert deployed_weights(averaged, state) == teacher
+
+
+def test_adapters_that_do_not_fold_are_part_of_the_graph(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
+    """What a run of AdaptFormer answers, from the file: its logits at the end of the run."""
+    kit = write_kit(tmp_path, make_folder)
+    learned = ("scope.parameters=adapters", "adapters.kind=adaptformer", "optimizer.learning_rate=0.05")
+    folder, out = kit.run(*learned, frames=2), tmp_path / "adapted.onnx"
+    assert main([str(folder), "--out", str(out)]) == 0
+    frames = torch.rand(1, 3, *SIZE)
+    network = load_folder(kit.network).network
+    with torch.no_grad():
+        source = network(frames).logits
+        insert_adapters(network, AdapterConfig("adaptformer"), seed=5)
+        network.load_state_dict(method_state(folder)["student"], strict=False)
+        adapted = network(frames).logits
+    assert (adapted - source).abs().max() > 1e-2
+    torch.testing.assert_close(answers(out, {"frames": frames.numpy()}), adapted, rtol=0, atol=1e-4)

@@ -9,16 +9,10 @@ import pytest
 import torch
 
 from online_uda.errors import UserError
-from online_uda.networks.adapters import (
-    AdapterConfig,
-    adapter_parameters,
-    folded,
-    insert_adapters,
-    load_adapters,
-    merge_adapters,
-    remove_adapters,
-    save_adapters,
-)
+from online_uda.networks.adapter_file import load_adapters, save_adapters
+from online_uda.networks.adapter_folding import folded, merge_adapters
+from online_uda.networks.adapter_layers import AdapterConfig
+from online_uda.networks.adapters import adapter_parameters, insert_adapters, remove_adapters
 from online_uda.networks.architecture import NetworkConfig, build_network
 from online_uda.networks.segmenter import Segmenter, build_segformer, segformer_config
 

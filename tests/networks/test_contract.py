@@ -14,7 +14,9 @@ import torch
 
 from online_uda.adaptation.scope import build_optimizer, scope_parameters, set_trainable
 from online_uda.adaptation.settings import OptimizerSettings, ScopeSettings
-from online_uda.networks.adapters import AdapterConfig, adapter_parameters, insert_adapters, merge_adapters
+from online_uda.networks.adapter_folding import merge_adapters
+from online_uda.networks.adapter_layers import AdapterConfig
+from online_uda.networks.adapters import adapter_parameters, insert_adapters
 from online_uda.networks.architecture import AnyConfig, ModuleConfig, NetworkConfig, build_network
 from online_uda.networks.checkpoints import load_folder, save_folder
 from online_uda.networks.segmenter import Segmenter
