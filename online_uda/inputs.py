@@ -75,6 +75,8 @@ def open_inputs(plan: RunPlan, new_folder: Path | None = None) -> RunInputs:
             size = frame_size(plan)
     with faults.collecting():
         source = _open_source(plan, size)
+    if faults.lines and isinstance(stream, FeedStream):
+        stream.close()
     faults.raise_any()
     assert stream is not None
     return RunInputs(plan, stream, source, size)
@@ -85,7 +87,6 @@ def _check_live(plan: RunPlan, stream: FeedStream) -> None:
         return
     for flag, given in (("--clock", plan.run.clock != "real"), ("run.constant_speed", plan.run.constant_speed)):
         if given:
-            stream.close()
             raise UserError(f"{flag} makes up the time of recorded frames; a live stream has the wall's, leave it out")
 
 

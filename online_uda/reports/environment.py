@@ -12,6 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from streams.live.feed import hidden
+
 PACKAGES = (
     "online_uda", "torch", "torchvision", "timm", "numpy", "numba", "opencv-python", "av", "pydantic", "safetensors",
     "matplotlib", "jinja2",
@@ -45,7 +47,7 @@ def hide_credentials(text: str) -> str:
     >>> hide_credentials("rtsp://me:secret@10.0.0.7/cam")
     'rtsp://***@10.0.0.7/cam'
     """
-    return re.sub(r"://[^/\s]*@", "://***@", text)
+    return hidden(text)
 
 
 def cpu_name() -> str | None:

@@ -17,6 +17,8 @@ from streams.live.picture import Broken, FeedLost, Source
 
 BACK_OFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Waits before the first, second ... attempt to reconnect; the last one repeats."""
+_DRIFT_S = 1.0
+"""A source whose timestamps are further than this from the machine's clock has begun anew, or made them up."""
 
 
 @dataclass(slots=True)
@@ -60,7 +62,8 @@ class Arrival:
 class NewestPicture:
     """The newest picture of a live source, and word of every loss.
 
-    Within a connection time follows the source's timestamps; each connection starts where the machine's clock says.
+    Within a connection time follows the source's timestamps, as long as these keep to the machine's clock; each
+    connection starts where that clock says.
 
     Args:
         source: The first connection.
@@ -143,6 +146,8 @@ class NewestPicture:
                 if before is not None and np.array_equal(before, entry.image):
                     self.counts.repeated += 1  # a relay that keeps the last picture for whoever comes
                     continue
+            if abs(arrived_s - self._started_s - begins_s - entry.at_s) > _DRIFT_S:
+                begins_s = arrived_s - self._started_s - entry.at_s
             self._last_at_s = max(begins_s + entry.at_s, self._last_at_s + 1e-3)
             self._last_image = entry.image
             with self._news:

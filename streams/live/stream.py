@@ -14,7 +14,7 @@ from streams.errors import StreamError
 from streams.frame import ClassSet, Frame, StreamItem, Truth
 from streams.live.feed import Feed, hidden, parse_feed
 from streams.live.newest import BACK_OFF_S, NewestPicture
-from streams.live.picture import Broken, Picture, Source
+from streams.live.picture import Broken, FeedLost, Picture, Source
 from streams.schedule import MAX_SIDE, MIN_SIDE, Schedule
 from streams.sources.images import FrameFault, read_image, read_size, resize_image
 from streams.stream import VisitPlan
@@ -95,11 +95,12 @@ class FeedStream:
                 reason = entry.reason
             else:
                 raise StreamError(f"{hidden(self.feed.where)}: no picture can be had from it: {reason}")
-        except Exception as error:
+        except FeedLost as loss:
             source.close()
-            if isinstance(error, StreamError):
-                raise
-            raise StreamError(f"{hidden(self.feed.where)}: no picture can be had from it: {error}") from None
+            raise StreamError(f"{hidden(self.feed.where)}: no picture can be had from it: {loss}") from None
+        except BaseException:
+            source.close()
+            raise
         if self.is_live:
             self._live = NewestPicture(_Going(source, entries), self._open, back_off_s)
         else:

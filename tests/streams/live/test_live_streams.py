@@ -31,10 +31,12 @@ def test_drop_oldest(camera: TsCamera) -> None:
         items = []
         for item in stream:
             items.append(item)
-            time.sleep(0.1)
+            received = stream.figures()["received"]
+            while stream.figures()["received"] < received + 3:
+                time.sleep(0.005)
     numbers = [number_of(item.frame.image) for item in items if item.frame]
     assert len(numbers) == 8
-    assert np.diff(numbers).min() >= 2, "what came in the meantime is dropped"
+    assert np.diff(numbers).min() >= 3, "what came in the meantime is dropped"
     assert [item.index for item in items] == list(range(8))
     assert np.diff([item.frame.timestamp_s for item in items if item.frame]).min() > 0
     counts = stream.figures()
@@ -87,9 +89,10 @@ def test_stop_ends_a_wait_for_a_lost_stream(camera: TsCamera) -> None:
         items = stream.iterate()
         assert next(items).frame is not None
         camera.stop()
-        threading.Timer(0.5, stream.stop).start()
-        rest = list(items)
-    assert rest[-1].fault is not None
+        while next(items).fault is None:
+            pass
+        threading.Timer(0.3, stream.stop).start()
+        assert list(items) == []
     camera.start()
 
 
@@ -138,6 +141,31 @@ def test_back_off_repeats_and_frozen_picture_of_a_relay_is_left_out() -> None:
     counts = newest.counts
     assert (counts.received, counts.dropped, counts.repeated, counts.outages) == (3, 2, 1, 2)
     assert (counts.reconnects, counts.attempts >= 4, first.closed, second.closed) == (1, True, True, True)
+
+
+def test_timestamps_that_are_made_up_do_not_lead_away_from_the_clock() -> None:
+    entries = [picture(value, at_s) for value, at_s in enumerate((0.0, 0.5, 100.0, 100.5, -50.0, 900.0))]
+    times: list[float] = []
+
+    class Slow(Scripted):
+        def entries(self) -> Iterator[Picture | Broken]:
+            for entry in entries:
+                yield entry
+                taken.wait(5)
+                taken.clear()
+            raise FeedLost("cable")
+
+    taken = threading.Event()
+    newest = NewestPicture(Slow(), Slow, (60.0,))
+    while len(times) < len(entries):
+        arrival = newest.take(5)
+        assert isinstance(arrival, Arrival)
+        times.append(arrival.at_s)
+        taken.set()
+    newest.close()
+    assert np.diff(times).min() > 0
+    assert times[1] - times[0] == pytest.approx(0.5)
+    assert max(times) < 50
 
 
 def test_a_fault_of_our_own_is_raised_to_the_taker() -> None:
