@@ -101,7 +101,7 @@ def test_recorded_costs_hold_all_passes_and_are_charged_once(kit: Kit) -> None:
 
 @pytest.mark.parametrize("learn", ["interleaved", "async"])
 def test_a_stream_that_does_not_wait_is_answered_in_tiles(kit: Kit, learn: str) -> None:
-    folder = kit.run(*SLIDE, "replay.frames=6", method="default", fps=5, learn=learn)
+    folder = kit.run(*SLIDE, "replay.frames=6", "alignment=null", method="default", fps=5, learn=learn)
     answered = [row for row in frames_of(folder) if not row["dropped"]]
     assert {row["forwards"] for row in answered} == {4}
 
@@ -205,6 +205,7 @@ def test_all_passes_of_a_frame_use_the_same_weights(kind: str, monkeypatch: pyte
         (["inference.mode=slide"], "is a key of the run; write run.inference.mode=slide"),
         (["run.inference=slide"], "inference: expected keys and values"),
         (["run.inference.scales=[1, 9]"], "inference.scales.1: must be at most 4"),
+        (["run.inference.mode=slide", "--method", "default"], "add alignment=null, or leave this out"),
         (["run.inference.mode=slide", "--backend", "onnxruntime", "norm.statistics=batch"], "only --backend torch can"),
     ],
 )
