@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -77,83 +78,60 @@ def build_method(
             size=size, temperature=settings.replay.temperature, progress=progress,
         )  # fmt: skip
         replay = SourceReplay(buffer, settings.replay, seed + 1)
-    canary = _build_canary(settings, name, source, replay, size, seed + 3, device)
-    images = _source_images(settings, name, source, replay, size, seed + 4, device)
-    look = _build_look(settings, name, source, replay, size, seed + 5, device)
+    images = _SourceImages(name, source, replay, size)
+    canary = _build_canary(settings, images, seed + 3, device)
+    unlabelled = _unlabelled(settings, images, seed + 4, device)
+    look = _build_look(settings, images, seed + 5, device)
     trigger = _build_trigger(settings, network, replay, seed, device, bf16)
     return Recipe(
         settings, name=name, source=model, classes=classes, replay=replay, trigger=trigger, seed=seed + 2, bf16=bf16,
-        canary=canary, source_images=images, look=look, bigger=_bigger_network(settings, classes, device),
+        canary=canary, source_images=unlabelled, look=look, bigger=_bigger_network(settings, classes, device),
     )  # fmt: skip
 
 
-def _build_canary(
-    settings: MethodSettings,
-    name: str,
-    source: LabelledSet | None,
-    replay: SourceReplay | None,
-    size: tuple[int, int] | None,
-    seed: int,
-    device: torch.device,
-) -> Canary | None:
-    """The guards' labelled images: from the replay buffer, or from a small one of their own."""
+@dataclass(frozen=True)
+class _SourceImages:
+    """Where the parts of a method take source images from: the replay buffer, or a small one of their own."""
+
+    method: str
+    source: LabelledSet | None
+    replay: SourceReplay | None
+    size: tuple[int, int] | None
+
+    def buffer(self, count: int, seed: int, need: str) -> ReplayBuffer:
+        """At least ``count`` images, as far as the source has them; ``need`` says who wants them, in the error."""
+        if self.replay is not None:
+            return self.replay.buffer
+        if self.source is None:
+            raise UserError(f"method {self.method}: {need}")
+        return ReplayBuffer.fill(self.source, torch.Generator().manual_seed(seed), capacity=count, size=self.size)
+
+
+def _build_canary(settings: MethodSettings, images: _SourceImages, seed: int, device: torch.device) -> Canary | None:
     slot = settings.guards
     if slot is None or slot.canary == 0:
         return None
-    if replay is not None:
-        return Canary(replay.buffer, slot.canary, seed, device)
-    if source is None:
-        raise UserError(
-            f"method {name}: the guards' canary needs labelled source images; give them with --source DIR, or set "
-            f"guards.canary=0"
-        )
-    buffer = ReplayBuffer.fill(source, torch.Generator().manual_seed(seed), capacity=CANARY_CHOICE, size=size)
-    return Canary(buffer, slot.canary, seed, device)
+    need = "the guards' canary needs labelled source images; give them with --source DIR, or set guards.canary=0"
+    return Canary(images.buffer(CANARY_CHOICE, seed, need), slot.canary, seed, device)
 
 
-def _source_images(
-    settings: MethodSettings,
-    name: str,
-    source: LabelledSet | None,
-    replay: SourceReplay | None,
-    size: tuple[int, int] | None,
-    seed: int,
-    device: torch.device,
-) -> Iterable[Tensor]:
+def _unlabelled(settings: MethodSettings, images: _SourceImages, seed: int, device: torch.device) -> Iterable[Tensor]:
     """Source images for Fisher's weights and for prototypes; their labels are not looked at."""
     wanted = {name: getattr(settings.objectives, name) for name in ("fisher", "prototype")}
     counts = {name: slot.frames for name, slot in wanted.items() if slot is not None}
     if not counts:
         return ()
-    if replay is not None:
-        return SourceImages(replay.buffer, max(counts.values()), device)
-    if source is None:
-        raise UserError(
-            f"method {name}: objectives.{next(iter(counts))} needs source images; give them with --source DIR"
-        )
-    buffer = ReplayBuffer.fill(source, torch.Generator().manual_seed(seed), capacity=max(counts.values()), size=size)
-    return SourceImages(buffer, max(counts.values()), device)
+    need = f"objectives.{next(iter(counts))} needs source images; give them with --source DIR"
+    return SourceImages(images.buffer(max(counts.values()), seed, need), max(counts.values()), device)
 
 
-def _build_look(
-    settings: MethodSettings,
-    name: str,
-    source: LabelledSet | None,
-    replay: SourceReplay | None,
-    size: tuple[int, int] | None,
-    seed: int,
-    device: torch.device,
-) -> StreamLook | None:
-    """The source look that frames are moved to: of the replay buffer's images, or of a few of their own."""
+def _build_look(settings: MethodSettings, images: _SourceImages, seed: int, device: torch.device) -> StreamLook | None:
+    """The look of source images, towards which frames are moved."""
     slot = settings.alignment
     if slot is None:
         return None
-    if replay is not None:
-        buffer = replay.buffer
-    elif source is not None:
-        buffer = ReplayBuffer.fill(source, torch.Generator().manual_seed(seed), capacity=LOOK_IMAGES, size=size)
-    else:
-        raise UserError(f"method {name} aligns frames to the look of source images; give them with --source DIR")
+    need = "alignment moves frames to the look of source images; give them with --source DIR"
+    buffer = images.buffer(LOOK_IMAGES, seed, need)
     return StreamLook(mean_look(buffer.images[:LOOK_IMAGES], (slot.rows, slot.columns), device), slot)
 
 

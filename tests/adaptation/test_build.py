@@ -78,6 +78,17 @@ def test_shipped_methods_run_and_resume(name: str, kind: str) -> None:
     assert bool(losses) is (name != "frozen")
 
 
+def test_alignment_takes_images_of_its_own_or_says_what_it_needs() -> None:
+    settings = shipped("frozen", "alignment.strength=1.0")
+    method = make(settings, loaded("batchnorm"))
+    frame = next(stream(1, haze=0.7))
+    before = method.predict(frame).logits
+    method.observe(frame, method.predict(frame))
+    assert not torch.allclose(method.predict(frame).logits, before)
+    with pytest.raises(UserError, match="alignment moves frames to the look of source images; give them with --source"):
+        make(settings, loaded("batchnorm"), source=None)
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_labels_of_the_stream_are_not_seen_and_those_of_the_source_are(name: str) -> None:
     """Only the source's labels reach a method: other source labels change what it learns, and that is all there is."""
