@@ -244,7 +244,7 @@ def soak(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     summary = runner.run()
     memory[arguments.frames] = resident_mb()
     faults.done["bad_frame"] = summary["faults"]
-    faults.done["black"] = sum(kind == "black" for kind in plan.values())
+    faults.done["black"] = sum(kind == "black" for frame, kind in plan.items() if frame < summary["frames"])
     faults.done["report"] = len(summary["sink_failures"])
     folder = sum(file.stat().st_size for file in runner.folder.path.rglob("*") if file.is_file()) / 2**20
     return {
