@@ -87,13 +87,14 @@ def _stitched(passes: _Passes, frames: Tensor, boxes: list[Box]) -> Tensor:
     height, width = frames.shape[-2:]
     if box_size(boxes[0]) == (height, width):
         return passes(frames)
-    total: Tensor | None = None
+    mean: Tensor | None = None
     seen = torch.zeros(height, width, device=frames.device)
     for top, left, bottom, right in boxes:
         logits = passes(frames[..., top:bottom, left:right])
-        if total is None:
-            total = logits.new_zeros(*logits.shape[:2], height, width)
-        total[..., top:bottom, left:right] += logits
-        seen[top:bottom, left:right] += 1.0
-    assert total is not None
-    return total.div_(seen)
+        if mean is None:
+            mean = logits.new_zeros(*logits.shape[:2], height, width)
+        here, times = mean[..., top:bottom, left:right], seen[top:bottom, left:right]
+        times += 1.0
+        here += (logits - here) / times  # a sum of many tiles would lose digits; a running mean of equals does not
+    assert mean is not None
+    return mean
