@@ -99,7 +99,14 @@ def test_a_run_holds_weights_apart_and_they_are_the_learners(
     kit, seen = write_kit(tmp_path, make_folder), []
     play = Runner.run
     monkeypatch.setattr(Runner, "run", lambda self: (seen.append(self), play(self))[1])
-    extra = ("trigger.kind=always", "replay.frames=6", "guards.every=2", "guards.margin=100")
+    extra = (
+        "trigger.kind=always",
+        "memory=null",
+        "alignment=null",
+        "replay.frames=6",
+        "guards.every=2",
+        "guards.margin=100",
+    )
     kit.run(*extra, method="default", fps=2, learn=learn, backend=backend, frames=1)
     method: Any = seen[0].method
     recipe: Recipe = method.current if learn == "async" else method
@@ -169,7 +176,7 @@ def test_holding_weights_apart_changes_no_number(tmp_path: Path, make_folder: An
     kit = write_kit(tmp_path, make_folder)
     costs = tmp_path / "costs.json"
     costs.write_text('{"stages_ms": {"predict": 1, "detect": 1, "step": 1}}')
-    words = ("trigger.kind=always", "replay.frames=6", "guards.every=2")
+    words = ("trigger.kind=always", "memory=null", "alignment=null", "replay.frames=6", "guards.every=2")
     runs = [
         kit.run(*words, method="default", out=learn, fps=1, learn=learn, clock=costs, frames=2)
         for learn in ("sync", "interleaved", "async")
@@ -186,7 +193,16 @@ def test_guards_that_find_nothing_wrong_change_no_number_of_a_run(tmp_path: Path
     kit = write_kit(tmp_path, make_folder)
     loose = ("guards.every=2", "guards.margin=100", "guards.disagreement=1", "guards.collapse=1")
     runs = [
-        kit.run("trigger.kind=always", "replay.frames=6", *guards, method="default", out=name, frames=3)
+        kit.run(
+            "trigger.kind=always",
+            "memory=null",
+            "alignment=null",
+            "replay.frames=6",
+            *guards,
+            method="default",
+            out=name,
+            frames=3,
+        )
         for name, guards in (("on", loose), ("off", ("guards=null",)))
     ]
     assert frames_of(runs[0]) == frames_of(runs[1])
@@ -208,7 +224,14 @@ def test_a_worker_that_fails_in_a_run_is_an_event_and_every_frame_is_predicted(
         return (yield from steps(self, *given))
 
     monkeypatch.setattr(Recipe, "_steps", failing)
-    words = ("trigger.kind=always", "replay.frames=6", "run.snapshot_every=5", "schedule.fps=3")
+    words = (
+        "trigger.kind=always",
+        "memory=null",
+        "alignment=null",
+        "replay.frames=6",
+        "run.snapshot_every=5",
+        "schedule.fps=3",
+    )
     assert main([*kit.arguments(method="default", fps=3, learn="async"), *words]) == 0
     rows = frames_of(kit.root / "run")
     assert [row["frame"] for row in rows] == list(range(FRAMES))
