@@ -2,14 +2,16 @@
 
 The second half of a storm brings the rates of the first half again. At every change that the trigger finds, the weights
 are filed under the mean signature of the domain that was left (where the detector saw it), and the nearest of three
-kinds of weights to the signature of the frames that revealed the change goes on: those at hand, the source network's,
-or filed ones. A bank of states by domain is the idea of ReservoirTTA (specs/methods.md 3); the signature and the rule
-are our own. Distances are Euclidean between signatures, in units of the detector's limit; the source's signature is the
-origin. The bank is bounded: a domain that was filed already is filed anew, and the state used longest ago makes room.
+kinds of weights to the signature of the frames that revealed the change goes on: those at hand, unless the change leads
+back towards the source; the source network's; or filed ones. A bank of states by domain is the idea of ReservoirTTA
+(specs/methods.md 3); the signature and the rule are our own. Distances are Euclidean between signatures, in units of
+the detector's limit; the source's signature is the origin. The bank is bounded: a domain that was filed already is
+filed anew, and the state used longest ago makes room.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +57,7 @@ class DomainMemory:
         self._window: list[Tensor] = []
         self._mean: Tensor | None = None
         self._frames = 0
-        self._change: tuple[Tensor | None, Tensor, bool] | None = None
+        self._change: tuple[Tensor | None, Tensor, bool, bool] | None = None
         self._bank: list[_Filed] = []
         self._uses = 0
 
@@ -75,7 +77,7 @@ class DomainMemory:
             self._mean = oldest if self._mean is None else torch.lerp(self._mean, oldest, rate)
         if decision.detected:
             # The frames of the window have revealed the change: they are the new domain's, and the mean the old one's.
-            self._change = (self._mean, torch.stack(self._window).mean(0), decision.far)
+            self._change = (self._mean, torch.stack(self._window).mean(0), decision.far, decision.nearer)
             self._mean, self._frames = None, 0
 
     def settle(self) -> str | None:
@@ -86,19 +88,22 @@ class DomainMemory:
         """
         if self._change is None:
             return None
-        (left, found, far), self._change = self._change, None
+        (left, found, far, nearer), self._change = self._change, None
+        others = list(self._bank)
         if left is not None:
             self._file(left)
         if not far:
             return None  # the weights are on their way to the source's
-        rivals = [float(found.norm())] + ([] if left is None else [float((found - left).norm())])
-        best = min(self._bank, key=lambda filed: float((found - filed.signature).norm()), default=None)
-        if best is not None and float((found - best.signature).norm()) < min(rivals):
+        home = float(found.norm())
+        # What a storm has taught is no help in the drizzle after it: towards the source nothing is kept as it is.
+        at_hand = math.inf if left is None or nearer else float((found - left).norm())
+        best = min(others, key=lambda filed: float((found - filed.signature).norm()), default=None)
+        if best is not None and float((found - best.signature).norm()) < min(home, at_hand):
             self._put(best)
             return "the weights learned in a domain that looked like this one"
-        if left is not None and rivals[0] < rivals[1]:
+        if home < at_hand and left is not None:
             self._put(None)
-            return "the source weights, to which this domain is nearer than to the last"
+            return "the source weights"
         return None
 
     @torch.no_grad()

@@ -30,13 +30,15 @@ class Town:
         """What is learned."""
         return float(self.network.weight.detach())
 
-    def visit(self, place: float, learn: float | None = None, frames: int = 12) -> str | None:
+    def visit(self, place: float, learn: float | None = None, frames: int = 12, *, nearer: bool = False) -> str | None:
         """Frames at ``place``, the change found on the third; in the end the weight is learned to be ``learn``."""
         word = None
         for frame in range(frames):
             changed = frame == 2
             self.memory.watch(
-                Decision(place > 1.0, detected=changed, far=place > 1.0, signature=torch.tensor([place, 0.0]))
+                Decision(
+                    place > 1.0, detected=changed, nearer=nearer, far=place > 1.0, signature=torch.tensor([place, 0.0])
+                )
             )
             if changed:
                 word = self.memory.settle()
@@ -63,6 +65,16 @@ def test_a_change_towards_the_source_starts_from_the_source() -> None:
     town.visit(6.0, learn=3.0)
     assert "source weights" in str(town.visit(1.5))
     assert town.weight == 0.0
+
+
+def test_weights_at_hand_go_on_outwards_but_not_towards_the_source() -> None:
+    for nearer, weight in ((False, 3.0), (True, 0.0)):
+        town = Town()
+        town.visit(0.3)
+        town.visit(6.0, learn=3.0)
+        word = town.visit(4.0, nearer=nearer)
+        assert town.weight == weight
+        assert (word is None) is not nearer
 
 
 def test_home_again_nothing_is_put_in_place_but_the_state_is_filed() -> None:
