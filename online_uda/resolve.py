@@ -75,7 +75,6 @@ def resolve(options: RunConfig | Mapping[str, Any], overrides: Sequence[str] = (
         with faults.collecting():
             document = overlaid(document, _tuned(schedule_document, method_name, faults))
         method = build(MethodSettings, document, split[_METHOD])
-        _check_views(run, method, method_name)
     run = _absolute(run, schedule, faults)
     faults.raise_any()
     assert schedule is not None
@@ -121,22 +120,6 @@ def resume_plan(config: Path, options: Mapping[str, Any], overrides: Sequence[st
             f"leave these out to continue it, or start a new run with --out"
         )
     return wanted
-
-
-def _check_views(run: RunConfig, method: MethodSettings, name: str) -> None:
-    """Raises `UserError` where the method moves frames by place in the picture, and a view's places are others."""
-    slot = method.alignment
-    if slot is None:
-        return
-    for key, wrong in (
-        ("mode=slide", run.inference.mode == "slide"),
-        ("flip", run.inference.flip and slot.columns > 1),
-    ):
-        if wrong:
-            raise UserError(
-                f"run.inference.{key}: method {name} moves the look of frames by place in the picture, which a view "
-                f"does not know; add alignment=null, or leave this out"
-            )
 
 
 def _split(overrides: Sequence[str]) -> dict[str, list[str]]:

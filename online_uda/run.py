@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from online_uda.adaptation.build import build_method
 from online_uda.config import RunConfig
+from online_uda.errors import UserError
 from online_uda.inputs import RunInputs, open_inputs
 from online_uda.networks.spec import NetworkOptions
 from online_uda.networks.views import Views
@@ -110,6 +111,11 @@ def start(
     if console:
         print(f"network: {loaded.description}", file=sys.stderr)
     network = loaded.network.to(device)
+    if network.alignment is not None and plan.run.inference.mode == "slide":
+        raise UserError(
+            f"run.inference.mode=slide: network {plan.network_name} moves the look of frames by place in the picture, "
+            f"which a tile does not know; take mode whole"
+        )
     digest = weights_digest(network)
     clock = RealClock(device)
     plan = plan.on_machine(

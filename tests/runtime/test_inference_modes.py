@@ -19,6 +19,8 @@ from online_uda.adaptation.norm import NormStatistics, named_batch_norms
 from online_uda.adaptation.settings import NormSettings
 from online_uda.cli import main
 from online_uda.export.onnx_predictor import OnnxPredictor
+from online_uda.networks.alignment import InputAlignment
+from online_uda.networks.checkpoints import load_folder, save_folder
 from online_uda.networks.inference import InferenceSettings
 from online_uda.networks.predictor import Predictor, TorchPredictor, Wishes
 from online_uda.networks.segmenter import Segmenter
@@ -101,7 +103,7 @@ def test_recorded_costs_hold_all_passes_and_are_charged_once(kit: Kit) -> None:
 
 @pytest.mark.parametrize("learn", ["interleaved", "async"])
 def test_a_stream_that_does_not_wait_is_answered_in_tiles(kit: Kit, learn: str) -> None:
-    folder = kit.run(*SLIDE, "replay.frames=6", "alignment=null", method="default", fps=5, learn=learn)
+    folder = kit.run(*SLIDE, "replay.frames=6", method="default", fps=5, learn=learn)
     answered = [row for row in frames_of(folder) if not row["dropped"]]
     assert {row["forwards"] for row in answered} == {4}
 
@@ -205,7 +207,6 @@ def test_all_passes_of_a_frame_use_the_same_weights(kind: str, monkeypatch: pyte
         (["inference.mode=slide"], "is a key of the run; write run.inference.mode=slide"),
         (["run.inference=slide"], "inference: expected keys and values"),
         (["run.inference.scales=[1, 9]"], "inference.scales.1: must be at most 4"),
-        (["run.inference.mode=slide", "--method", "default"], "add alignment=null, or leave this out"),
         (["run.inference.mode=slide", "--backend", "onnxruntime", "norm.statistics=batch"], "only --backend torch can"),
     ],
 )
@@ -216,3 +217,12 @@ def test_bad_values_are_one_clear_line(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, lines
     assert said in lines[0]
+
+
+def test_a_network_that_carries_its_alignment_is_refused_in_tiles(kit: Kit, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = load_folder(kit.network)
+    assert loaded.config is not None
+    loaded.network.alignment = InputAlignment(torch.zeros(1, 3, 2, 1), torch.zeros(1, 3, 2, 1), 0.5)
+    save_folder(kit.root / "aligned", loaded.network, loaded.config, loaded.class_names, {}, torch.float32)
+    assert main([*kit.arguments(network=str(kit.root / "aligned")), *SLIDE]) == 2
+    assert "a tile does not know; take mode whole" in capsys.readouterr().err
