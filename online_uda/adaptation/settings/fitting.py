@@ -125,7 +125,7 @@ def _memory(method: MethodSettings) -> Iterator[KeyedError]:
     if method.memory is None:
         return
     if method.trigger.kind != "drift":
-        yield KeyedError("needs trigger.kind drift, which tells domains apart", "memory")
+        yield KeyedError("needs trigger.kind drift, which tells domains apart; with another, set memory=null", "memory")
     if method.scope.parameters == "none" and not method.norm.moves:
         yield KeyedError("this method never moves a weight, so there is nothing to remember; drop it", "memory")
     if method.anchor.restart > 0.0:
