@@ -109,7 +109,7 @@ class DomainMemory:
     @torch.no_grad()
     def _file(self, signature: Tensor) -> None:
         changes = {
-            index: (now - source).half()
+            index: _halved(now - source)
             for index, (now, source) in enumerate(zip(self._live, self._source, strict=True))
             if not torch.equal(now, source)
         }
@@ -146,3 +146,9 @@ class DomainMemory:
         self._change = None if state["change"] is None else tuple(state["change"])
         self._uses = int(state["uses"])
         self._bank = [_Filed(signature, dict(changes), int(used)) for signature, changes, used in state["bank"]]
+
+
+def _halved(change: Tensor) -> Tensor:
+    """In half precision, unless that overflows: statistics of an odd network can be large."""
+    half = change.half()
+    return half if bool(half.isfinite().all()) else change

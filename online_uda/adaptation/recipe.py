@@ -303,15 +303,15 @@ class Recipe:
             self.publish()
         return moved
 
-    def _settle(self) -> None:
-        """Where the domain has changed, goes on with the weights that fit the new one best."""
+    def _settle(self) -> bool:
+        """Where the domain has changed, goes on with the weights that fit the new one best; tells whether they did."""
         recalled = None if self._memory is None else self._memory.settle()
         if recalled is None:
-            return
+            return False
         if self._optimizer is not None:
             self._optimizer.state.clear()
         self._events.append(GuardEvent("recall", "domain memory", f"went on with {recalled}"))
-        self.publish()
+        return True
 
     def learn(self, frames: Tensor, decision: Decision, effort: Effort | None = FULL) -> Pieces[StepReport]:
         """Learns from a watched frame, in pieces.
@@ -346,7 +346,7 @@ class Recipe:
         if decision.nearer:
             self._anchor.relax(self.settings.anchor.restart)
         self._anchor.wake()
-        self._settle()
+        recalled = self._settle()
         if self._norm.looks:
             yield "absorb.views"
             with self._autocast():
@@ -372,9 +372,10 @@ class Recipe:
             if isinstance(self._trigger, StridePolicy):
                 self._trigger.note(kept_up)
         updated = learned is not None or absorbed
-        if self._guard is not None and updated:
+        moved_weights = updated or recalled
+        if self._guard is not None and moved_weights:
             yield from self._guard.review(frames, changed=decision.detected)
-        if updated and self._answering.is_elsewhere:
+        if moved_weights and self._answering.is_elsewhere:
             yield "publish"
             self.publish()
         return StepReport(updated, decision.detected, decision.signal, learned, rate, losses)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from online_uda.adaptation.memory import DomainMemory
 from online_uda.adaptation.settings import MemorySettings
 from online_uda.adaptation.trigger.base import Decision
+from online_uda.runtime.buffered import BufferedPredictor
 
 
 class Town:
@@ -85,6 +87,46 @@ def test_home_again_nothing_is_put_in_place_but_the_state_is_filed() -> None:
     assert len(town.memory) == 1
     town.visit(2.0)
     assert town.weight == 1.0
+
+
+@pytest.mark.parametrize("learned", [1.0, 1e9])
+def test_what_half_precision_cannot_hold_is_filed_as_it_is(learned: float) -> None:
+    town = Town()
+    town.visit(0.3)
+    town.visit(2.0, learn=learned)
+    town.visit(0.3, learn=0.0)
+    town.visit(2.0)
+    assert town.weight == learned
+
+
+def test_recalled_weights_predict_only_after_the_guards_have_seen_them() -> None:
+    """A predictor with weights of its own is published to once a learned frame, after the review."""
+    slots: dict[str, Any] = {
+        "scope": {"parameters": "norm"}, "objectives": {"entropy": {}}, "anchor": {"relax": 1.0}, "replay": {},
+        "optimizer": {"learning_rate": 0.01}, "trigger": {"kind": "drift"}, "memory": {"window": 1},
+        "guards": {"canary": 0, "collapse": 1.0, "disagreement": 1.0},
+    }  # fmt: skip
+    recipe = make_recipe(settings_of(slots), trained("batchnorm"), trigger=Script())
+    calls: list[str] = []
+    assert recipe._guard is not None
+    review, settle, publish = recipe._guard.review, recipe._settle, recipe.publish
+
+    def reviewing(*args: Any, **kwargs: Any) -> Any:
+        calls.append("review")
+        return review(*args, **kwargs)
+
+    def settling() -> bool:
+        recalled = settle()
+        calls.extend(["recall"] if recalled else [])
+        return recalled
+
+    recipe._guard.review, recipe._settle = reviewing, settling  # type: ignore[method-assign]
+    recipe.publish = lambda: (calls.append("publish"), publish())[1]  # type: ignore[method-assign,func-returns-value]
+    recipe.use_predictor(lambda network, wishes: BufferedPredictor(network, wishes, nullcontext))
+    for frame in stream(26, haze=0.5):
+        recipe.observe(frame, recipe.predict(frame))
+    at = calls.index("recall")
+    assert calls[at : at + 3] == ["recall", "review", "publish"]
 
 
 def test_the_bank_is_bounded_and_the_state_unused_longest_goes() -> None:
