@@ -91,3 +91,17 @@ def test_what_has_no_such_format_is_one_line(tmp_path: Path, capsys: pytest.Capt
     assert "built by your own code" in capsys.readouterr().err
     assert main(["segformer_b9", "--out", str(tmp_path / "x")]) == 2
     assert "did you mean" in capsys.readouterr().err
+
+
+def test_moved_frames_travel_with_the_network_or_the_card_says_that_they_do_not(kit: Kit) -> None:
+    extra = ("trigger.kind=always", "memory=null", "guards=null", "replay.frames=4")
+    run = kit.run(*extra, method="default", frames=1)
+    assert main([str(run), "--out", str(kit.root / "own")]) == 0
+    alignment = load_folder(kit.root / "own").network.alignment
+    assert alignment is not None
+    assert json.loads((kit.root / "own" / "config.json").read_text())["alignment"]["strength"] == 0.5
+    assert "config.json holds that look" in (kit.root / "own" / "README.md").read_text()
+    frames = torch.rand(1, 3, 64, 64) * 0.2
+    assert not torch.allclose(alignment(frames), frames, atol=0.01)
+    assert main([str(run), "--out", str(kit.root / "hf"), "--format", "hf"]) == 0
+    assert "This format cannot hold that step" in (kit.root / "hf" / "README.md").read_text()

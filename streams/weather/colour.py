@@ -35,7 +35,7 @@ _ENCODE = _table(linear_to_srgb(np.linspace(0, 1, _ENCODE_STEPS + 1)))
 
 
 @njit(cache=True, inline="always")
-def _interpolate(table: NDArray[np.float32], value: np.float32, steps: int) -> np.float32:  # pragma: no cover
+def _interpolate(table: NDArray[np.float32], value: np.float32, steps: int) -> np.float32:
     position = min(max(value, np.float32(0)), np.float32(1)) * np.float32(steps)
     cell = np.int32(position)
     low = table[cell]
@@ -43,19 +43,19 @@ def _interpolate(table: NDArray[np.float32], value: np.float32, steps: int) -> n
 
 
 @njit(cache=True, inline="always")
-def decode(value: np.float32) -> np.float32:  # pragma: no cover
+def decode(value: np.float32) -> np.float32:
     """sRGB value to linear light; clipped to [0, 1]. For use inside compiled kernels."""
     return _interpolate(_DECODE, value, _DECODE_STEPS)
 
 
 @njit(cache=True, inline="always")
-def encode(value: np.float32) -> np.float32:  # pragma: no cover
+def encode(value: np.float32) -> np.float32:
     """Linear light to sRGB value; clipped to [0, 1]. For use inside compiled kernels."""
     return _interpolate(_ENCODE, value, _ENCODE_STEPS)
 
 
 @njit(cache=True)
-def decode_image(rgb: NDArray[np.float32]) -> NDArray[np.float32]:  # pragma: no cover
+def decode_image(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
     """Linear light of an sRGB image ``(H, W, 3)`` float32 in [0, 1]."""
     out = np.empty_like(rgb)
     source, target = rgb.ravel(), out.ravel()
@@ -67,7 +67,7 @@ def decode_image(rgb: NDArray[np.float32]) -> NDArray[np.float32]:  # pragma: no
 @njit(cache=True)
 def encode_with_histogram(
     linear: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:  # pragma: no cover
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """sRGB image of linear light ``(H, W, 3)`` (clipped to [0, 1]) and the histogram of its values.
 
     Returns:
@@ -84,7 +84,7 @@ def encode_with_histogram(
 
 
 @njit(cache=True)
-def subtract_clipped(rgb: NDArray[np.float32], offset: np.float32) -> None:  # pragma: no cover
+def subtract_clipped(rgb: NDArray[np.float32], offset: np.float32) -> None:
     """Subtract ``offset`` from every value of ``rgb`` in place and clip to [0, 1]."""
     flat = rgb.ravel()
     for i in range(flat.size):

@@ -18,7 +18,7 @@ _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11))
 
 
 @njit(cache=True, inline="always")
-def mix(state: np.uint64) -> np.uint64:  # pragma: no cover
+def mix(state: np.uint64) -> np.uint64:
     """One SplitMix64 step of a 64-bit state."""
     state = state + _GOLDEN
     state = (state ^ (state >> _SHIFTS[0])) * _MIX_1
@@ -27,14 +27,14 @@ def mix(state: np.uint64) -> np.uint64:  # pragma: no cover
 
 
 @njit(cache=True)
-def uniform(key: np.uint64, a: int, b: int, c: int) -> float:  # pragma: no cover
+def uniform(key: np.uint64, a: int, b: int, c: int) -> float:
     """A number in [0, 1) that depends only on the key and three counters (each any int64)."""
     state = mix(mix(mix(key ^ np.uint64(a)) ^ np.uint64(b)) ^ np.uint64(c))
     return float(state >> _SHIFTS[3]) * (1.0 / 9007199254740992.0)
 
 
 @njit(cache=True)
-def uniform_column(key: np.uint64, count: int, b: int, c: int) -> NDArray[np.float64]:  # pragma: no cover
+def uniform_column(key: np.uint64, count: int, b: int, c: int) -> NDArray[np.float64]:
     """``(count,)`` float64 of `uniform` with the first counter running from 0."""
     out = np.empty(count)
     for i in range(count):

@@ -149,7 +149,7 @@ def _box_volume_m3(
 def _positions(
     key: np.uint64, diameter: NDArray[np.float64], speed: NDArray[np.float64], fx: float, fy: float, cx: float,
     cy: float, height: int, width: int, margin: float, wind: float, ego: float, t: float,
-) -> NDArray[np.float64]:  # fmt: skip  # pragma: no cover
+) -> NDArray[np.float64]:  # fmt: skip
     out = np.empty((diameter.size, 3))
     for i in range(diameter.size):
         box_z = diameter[i] * fx

@@ -91,7 +91,7 @@ class Fog:
 def _blend(
     rgb: NDArray[np.float32], transmission: NDArray[np.float32], airlight: NDArray[np.float32],
     tint: NDArray[np.float32],
-) -> NDArray[np.float32]:  # fmt: skip  # pragma: no cover
+) -> NDArray[np.float32]:  # fmt: skip
     """sRGB of J t^tint + A (1 - t^tint) in linear light."""
     out = np.empty_like(rgb)
     rows, columns = transmission.shape
@@ -105,7 +105,7 @@ def _blend(
 
 
 @njit(cache=True)
-def _value_noise(key: np.uint64, x: float, z: float) -> float:  # pragma: no cover
+def _value_noise(key: np.uint64, x: float, z: float) -> float:
     """Three octaves of value noise over the ground, smooth, in [-1, 1]."""
     total, weight, scale = 0.0, 0.0, 1.0
     for octave in range(_OCTAVES):
@@ -125,7 +125,7 @@ def _value_noise(key: np.uint64, x: float, z: float) -> float:  # pragma: no cov
 def _patchy_transmission(
     depth_m: NDArray[np.float32], beta: float, patchiness: float, fx: float, cx: float, key: np.uint64,
     drift_m: float, driven_m: float,
-) -> NDArray[np.float32]:  # fmt: skip  # pragma: no cover
+) -> NDArray[np.float32]:  # fmt: skip
     """exp(-integral of beta (1 + patchiness n) along the ray), integrated once a column in steps of about 4 m."""
     out = np.empty_like(depth_m)
     rows, columns = depth_m.shape

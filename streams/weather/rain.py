@@ -115,7 +115,7 @@ def _waves(field: DropField, streaks: Streaks) -> NDArray[np.float64]:
 @njit(cache=True)
 def _attenuate(
     rgb: NDArray[np.float32], depth_m: NDArray[np.float32], beta: np.float32, airlight: NDArray[np.float32]
-) -> NDArray[np.float32]:  # pragma: no cover
+) -> NDArray[np.float32]:
     """Linear light I = J t + A (1 - t) with t = exp(-beta z), from sRGB."""
     out = np.empty_like(rgb)
     rows, columns = depth_m.shape

@@ -122,7 +122,7 @@ def draw_streaks(
 
 
 @njit(cache=True, inline="always")
-def _ramp(distance: float, width: float) -> float:  # pragma: no cover
+def _ramp(distance: float, width: float) -> float:
     x = min(max(distance / width + 0.5, 0.0), 1.0)
     return x * x * (3 - 2 * x)
 
@@ -133,7 +133,7 @@ def _draw(
     head: NDArray[np.float64], tail: NDArray[np.float64], depth: NDArray[np.float64], width: NDArray[np.float64],
     blur: NDArray[np.float64], alpha: NDArray[np.float64], gain: NDArray[np.float64], radiance: NDArray[np.float32],
     waves: NDArray[np.float64],
-) -> None:  # fmt: skip  # pragma: no cover
+) -> None:  # fmt: skip
     rows, columns = scene_depth.shape
     for i in range(depth.size):
         u0, v0, u1, v1 = head[i, 0], head[i, 1], tail[i, 0], tail[i, 1]

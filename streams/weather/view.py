@@ -69,7 +69,7 @@ class View:
 
 
 @njit(cache=True)
-def _fill(depth: NDArray[np.float32], cap: np.float32, fill: np.float32) -> NDArray[np.float32]:  # pragma: no cover
+def _fill(depth: NDArray[np.float32], cap: np.float32, fill: np.float32) -> NDArray[np.float32]:
     out = np.empty_like(depth)
     source, target = depth.ravel(), out.ravel()
     for i in range(source.size):
