@@ -12,8 +12,8 @@ Plays a stream of random frames from memory. At random frames it injects faults,
     report         a report fails to write; it is switched off for good, so this fault has a report of its own each time
     clock          the clock jumps by up to an hour, either way
 
-Every tick must be recorded, every image predicted and finite. Resident memory is read after a tenth of the frames and
-at the end. Writes docs/benchmarks/soak.json and docs/benchmarks/soak.md.
+Every tick must be recorded, every image predicted and finite. Resident memory is read fifty times on the way; what it
+does after a tenth of the frames is growth. Writes docs/benchmarks/soak.json and docs/benchmarks/soak.md.
 """
 
 from __future__ import annotations
@@ -22,23 +22,21 @@ import argparse
 import gc
 import json
 import random
+import shlex
+import sys
 import tempfile
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from benchmarks.tiny_run import SIZE, command, write_inputs
-from online_uda.adaptation import frame_pass
-from online_uda.adaptation import step as steps
-from online_uda.adaptation.recipe import Recipe
+from benchmarks._faults import KINDS, Faults, Witness
+from benchmarks._random_stream import RandomStream
+from benchmarks._timing import resident_mb
+from benchmarks.tiny_run import command, write_inputs
 from online_uda.cli import parser
 from online_uda.inputs import open_inputs
 from online_uda.reports import jsonl
@@ -47,166 +45,14 @@ from online_uda.reports.record import FrameRecord
 from online_uda.reports.sinks import Sink
 from online_uda.resolve import resolve
 from online_uda.run import start
-from online_uda.runtime import clock as clocks
-from online_uda.runtime import runner as runners
-from streams.classes import CAMVID_11
-from streams.frame import Frame, StreamItem, Truth
-from streams.stream import VisitPlan
+from streams.frame import StreamItem
 
-KINDS = ("bad_frame", "black", "nan_weights", "memory", "disk", "report", "clock")
 SHORT_RESTS = ("guards.rest=1",)
 """So many bad weights would keep the guards at rest, and a method that rests meets no fault."""
 PART_BYTES = 4 * 2**20
 KEPT_PARTS = 4
-
-
-class RandomStream:
-    """Frames from memory, a new domain name every ``visit`` frames; some ticks are bad, some images black."""
-
-    classes = CAMVID_11
-
-    def __init__(self, frames: int, visit: int, faults: dict[int, str]) -> None:
-        self._frames, self._faults = frames, faults
-        self.visits = tuple(
-            VisitPlan(("day", "dusk")[number % 2], number, first, min(visit, frames - first))
-            for number, first in enumerate(range(0, frames, visit))
-        )
-        self._visit = visit
-        generator = np.random.default_rng(0)
-        self._images = generator.integers(0, 256, (16, *SIZE, 3), np.uint8)
-        self._labels = generator.integers(0, len(CAMVID_11), (16, *SIZE), np.uint8)
-
-    def __len__(self) -> int:
-        return self._frames
-
-    @property
-    def length(self) -> int:
-        """Frames."""
-        return self._frames
-
-    def stop(self) -> None:
-        """It never waits."""
-
-    def figures(self) -> None:
-        """The summary has nothing to say of it."""
-
-    def __enter__(self) -> RandomStream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing runs beside it."""
-
-    def iterate(self, first: int = 0) -> Iterator[StreamItem]:
-        """Items from ``first`` on."""
-        for index in range(first, self._frames):
-            plan, fault = self.visits[index // self._visit], self._faults.get(index)
-            truth = Truth(plan.domain, plan.visit, self._labels[index % 16])
-            if fault == "bad_frame":
-                yield StreamItem(index, None, replace(truth, label=None), "soak")
-                continue
-            image = self._images[index % 16] // (1 + plan.visit % 2)
-            if fault == "black":
-                image = np.zeros_like(image)
-            yield StreamItem(index, Frame(index, image, index / 10), truth)
-
-
-class Witness:
-    """A report that counts what arrives, and fails at the frame it is told to."""
-
-    name = "witness"
-
-    def __init__(self, fails_at: int | None = None) -> None:
-        self.frames = 0
-        self._fails_at = fails_at
-
-    def __enter__(self) -> Witness:
-        return self
-
-    def write(self, record: FrameRecord) -> None:
-        """Counts a record."""
-        if self._fails_at is not None and record.frame >= self._fails_at:
-            raise OSError(28, "No space left on device")
-        self.frames += 1
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Nothing to add."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing to close."""
-
-
-class Faults:
-    """Injects the faults of the frame at hand at the places where they happen."""
-
-    def __init__(self, runner: runners.Runner, plan: dict[int, str], seed: int) -> None:
-        self._runner = runner
-        self._ahead = {kind: deque(sorted(frame for frame, what in plan.items() if what == kind)) for kind in KINDS}
-        self._random = random.Random(seed)
-        self._jump_s = 0.0
-        self.done: Counter[str] = Counter()
-        self.predictions = self.not_finite = 0
-
-    def _due(self, kind: str) -> bool:
-        """Whether a fault is due; one whose frame brought no opportunity waits for the next."""
-        ahead = self._ahead[kind]
-        due = bool(ahead) and ahead[0] <= self._runner.next_frame
-        if due:
-            ahead.popleft()
-        self.done[kind] += due
-        return due
-
-    def install(self) -> None:
-        """Wraps what can fail."""
-        method, backward, write = self._runner.method, steps.backward_pieces, runners.write_snapshot
-        assert isinstance(method, Recipe)
-        predict, pull, tell = method.predict, method._anchor.pull, time.perf_counter
-
-        def counted(frames: Tensor) -> Any:
-            prediction = predict(frames)
-            self.predictions += 1
-            self.not_finite += not bool(prediction.logits.isfinite().all())
-            if self._due("clock"):
-                self._jump_s += self._random.uniform(-3600.0, 3600.0)
-            return prediction
-
-        def short(*given: Any) -> Any:
-            if self._due("memory"):
-                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-            return backward(*given)
-
-        def spoilt(share: float) -> bool:
-            if self._due("nan_weights"):
-                next(method.student.head.parameters()).data.view(-1)[0] = float("nan")
-            return pull(share)
-
-        def full(folder: Path, state: Any) -> Path:
-            if self._due("disk"):
-                raise OSError(28, "No space left on device")
-            return write(folder, state)
-
-        method.predict = counted  # type: ignore[method-assign]
-        method._anchor.pull = spoilt  # type: ignore[method-assign]
-        steps.backward_pieces = frame_pass.backward_pieces = short
-        runners.write_snapshot = full
-        clocks.time = _Jumping(tell, lambda: self._jump_s)  # type: ignore[assignment]
-
-
-class _Jumping:
-    """The time module with a clock that jumps."""
-
-    def __init__(self, tell: Callable[[], float], ahead_s: Callable[[], float]) -> None:
-        self.perf_counter = lambda: tell() + ahead_s()
-
-
-def resident_mb() -> float:
-    """Resident memory of this process now."""
-    gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
+READINGS = 50
+"""Of resident memory in a run."""
 
 
 def soak(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -234,15 +80,15 @@ def soak(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     take = runner._take
 
     def measured(item: StreamItem) -> FrameRecord:
-        if item.index % max(1, arguments.frames // 10) == 0:
+        if item.index % max(1, arguments.frames // READINGS) == 0:
+            gc.collect()
             memory[item.index] = resident_mb()
-            print(item.index, round(memory[item.index]), flush=True)
+            print(item.index, f"{memory[item.index]:.1f}", flush=True)
         return take(item)
 
     runner._take = measured  # type: ignore[method-assign]
     begun = time.monotonic()
     summary = runner.run()
-    memory[arguments.frames] = resident_mb()
     faults.done["bad_frame"] = summary["faults"]
     faults.done["black"] = sum(kind == "black" for frame, kind in plan.items() if frame < summary["frames"])
     faults.done["report"] = len(summary["sink_failures"])
@@ -263,11 +109,21 @@ def soak(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def settled(memory: dict[int, float], frames: int) -> dict[int, float]:
+    """The readings of resident memory from a tenth of the frames on."""
+    return {int(frame): value for frame, value in memory.items() if int(frame) >= frames // 10}
+
+
+def slope(memory: dict[int, float]) -> float:
+    """MiB a frame, by least squares."""
+    return float(np.polyfit(list(memory), list(memory.values()), 1)[0]) if len(memory) > 1 else 0.0
+
+
 def markdown(report: dict[str, Any]) -> str:
     """The report for people."""
-    machine, got, asked = report["environment"], report["result"], report["arguments"]
-    memory = {int(frame): value for frame, value in got["memory_mb"].items()}
-    tenth = memory[asked["frames"] // 10]
+    machine, got = report["environment"], report["result"]
+    memory = settled(got["memory_mb"], got["frames"])
+    first, *_, last = [*memory.values()] * 2  # one reading is both
     images = got["frames"] - got["injected"]["bad_frame"]
     injected = ", ".join(f"{kind} {count}" for kind, count in got["injected"].items())
     return "\n".join([
@@ -284,7 +140,9 @@ def markdown(report: dict[str, Any]) -> str:
         f"| images predicted | {got['predicted']} | {images} |",
         f"| predictions that are not finite | {got['not_finite']} | 0 |",
         "| unhandled exceptions | 0 | 0 |",
-        f"| resident memory after a tenth, at the end (MiB) | {tenth:.0f}, {memory[asked['frames']]:.0f} | flat |",
+        f"| resident memory after a tenth, at the end (MiB) | {first:.0f}, {last:.0f} | flat |",
+        f"| lowest and highest in between (MiB) | {min(memory.values()):.0f}, {max(memory.values()):.0f} | flat |",
+        f"| growth by a line through all readings (MiB in 10 000 frames) | {1e4 * slope(memory):.2f} | 0 |",
         f"| run folder at the end (MiB) | {got['folder_mb']:.0f} | bounded |",
         f"| learning steps | {got['updates']} | – |",
         f"| what guards did | {', '.join(f'{name} {count}' for name, count in got['guards'].items())} | – |",
@@ -308,7 +166,7 @@ def main() -> None:
     asked = {key: value for key, value in vars(arguments).items() if key != "out"}
     report = {
         "schema": "online_uda.soak/1",
-        "command": f"python -m benchmarks.soak --frames {arguments.frames} --faults {arguments.faults}",
+        "command": shlex.join(["python", "-m", "benchmarks.soak", *sys.argv[1:]]),
         "arguments": asked,
         "environment": describe_environment(),
         "result": got,

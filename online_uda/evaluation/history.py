@@ -15,6 +15,8 @@ from online_uda.evaluation.windows import ClassCounts
 
 _FIELDS = ("truth", "intersection", "union", "intersection_frozen", "union_frozen")
 _META = ("frame", "visit", "span")
+BUDGET_BYTES = 4 * 2**20
+"""5 349 rows of 19 classes. So many frames keep a row each; a longer run gets no bigger than that."""
 
 
 class ScoreHistory:
@@ -25,7 +27,7 @@ class ScoreHistory:
         budget_bytes: Upper bound of the stored rows, in bytes (19 classes: 784 bytes a row).
     """
 
-    def __init__(self, classes: int, budget_bytes: int = 32 * 2**20) -> None:
+    def __init__(self, classes: int, budget_bytes: int = BUDGET_BYTES) -> None:
         row_bytes = 8 * (len(_FIELDS) * classes + len(_META))
         self.capacity = max(2, budget_bytes // row_bytes)
         self.stride = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,7 +28,7 @@ class _StageSamples:
         self.count = 0
         self.total_ms = 0.0
         self.max_ms = 0.0
-        self.recent: list[float] = []
+        self.recent = array("d")  # a list would hold an object a sample
         self.folded = np.zeros(_BINS, dtype=np.int64)
 
     def add(self, latency_ms: float) -> None:
@@ -37,7 +38,7 @@ class _StageSamples:
         self.recent.append(latency_ms)
         if len(self.recent) > self.capacity:
             self.folded += self._binned()
-            self.recent = []
+            self.recent = array("d")
 
     def _binned(self) -> np.ndarray:
         values = np.maximum(np.asarray(self.recent), _LOWEST_MS)
@@ -67,7 +68,7 @@ class LatencyMeter:
         capacity: Samples a stage keeps exactly; beyond it percentiles come from a histogram with 1 % bins.
     """
 
-    def __init__(self, device: Any = None, warmup: int = 0, capacity: int = 100_000) -> None:
+    def __init__(self, device: Any = None, warmup: int = 0, capacity: int = 10_000) -> None:
         self._cuda = device if device is not None and str(device).startswith("cuda") else None
         self._warmup = warmup
         self._skipped = dict.fromkeys(STAGES, 0)
@@ -150,7 +151,7 @@ class LatencyMeter:
             self._skipped[stage] = int(saved["skipped"])
             samples.count, samples.total_ms = int(saved["count"]), float(saved["total_ms"])
             samples.max_ms = float(saved["max_ms"])
-            samples.recent = saved["recent"].tolist()
+            samples.recent = array("d", saved["recent"].tolist())
             samples.folded = saved["folded"].numpy().copy()
 
 

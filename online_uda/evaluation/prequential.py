@@ -20,7 +20,7 @@ from online_uda.evaluation.confusion import (
     iou_per_class,
     mean_iou,
 )
-from online_uda.evaluation.history import ScoreHistory
+from online_uda.evaluation.history import BUDGET_BYTES, ScoreHistory
 from streams.frame import ClassSet, Truth
 
 HARM_MARGIN = 1.0
@@ -126,7 +126,7 @@ class PrequentialEvaluator:
         history_bytes: Budget of the per-frame counts behind recovery and drawdown windows.
     """
 
-    def __init__(self, classes: ClassSet, history_bytes: int = 32 * 2**20) -> None:
+    def __init__(self, classes: ClassSet, history_bytes: int = BUDGET_BYTES) -> None:
         self.classes = classes
         self.visits: list[VisitScore] = []
         self.boundaries: list[int] = []

@@ -1,4 +1,4 @@
-"""A worker beside the stream: weights change hands whole and between frames, its own errors and its end are noticed."""
+"""A worker beside the stream: it learns, comes to rest, and its own errors and its end are noticed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -17,95 +16,15 @@ from online_uda.adaptation.guards.event import GuardEvent
 from online_uda.adaptation.method import StepReport
 from online_uda.adaptation.pieces import FULL, Effort, Pieces
 from online_uda.adaptation.trigger.base import Decision
-from online_uda.networks.predictor import PredictorFactory, TorchPredictor, Wishes
+from online_uda.networks.predictor import PredictorFactory, Wishes
 from online_uda.networks.segmenter import Segmentation
 from online_uda.runtime.async_learning import MOST_HUNG, AsyncLearning
-from online_uda.runtime.buffered import BufferedPredictor
-from online_uda.runtime.clock import RealClock, SimulatedClock
-from online_uda.runtime.cost_model import CostModel, Stopwatch
-from online_uda.runtime.costs import StageCosts
+from online_uda.runtime.clock import RealClock
+from online_uda.runtime.cost_model import Stopwatch
 from online_uda.runtime.replaceable import Replaceable
-from online_uda.runtime.simulated_async import SimulatedAsyncLearning
-from online_uda.runtime.worker import MAILBOX
-from tests.adaptation.recipe_kit import stream, untrained
-from tests.runtime.test_learning_modes import FRAMES, KNOWN, LEARN, SAID, Scripted
+from tests.runtime.test_learning_modes import FRAMES, KNOWN, LEARN, SAID, Scripted, model_of
 
 CPU = torch.device("cpu")
-
-
-def model_of(known: dict[str, float]) -> CostModel:
-    model = CostModel()
-    for stage, ms in known.items():
-        model.note(stage, ms)
-    return model
-
-
-def test_buffers_change_places_between_frames_and_not_before() -> None:
-    network = untrained("batchnorm").eval()
-    frames = next(stream(1))
-    predictor = BufferedPredictor(network, Wishes(watched=("head.norm",)), nullcontext)
-    plain = TorchPredictor(network, nullcontext)
-    before = plain.predict(frames)[0].logits
-    said, moments = predictor.predict(frames)
-    assert torch.equal(said.logits, before)
-    assert (said.size, said.padded, len(moments)) == ((64, 128), (64, 128), 1)
-    with torch.no_grad():
-        network.head.classifier.bias.add_(1.0)
-        network.head.norm.running_mean.add_(0.5)
-    after = plain.predict(frames)[0].logits
-    assert torch.equal(predictor.predict(frames)[0].logits, before), "not published yet"
-    predictor.publish(network)
-    assert torch.equal(predictor.predict(frames)[0].logits, after)
-    assert not torch.equal(before, after)
-    with predictor._copying:  # a publication is under way: the old weights go on answering, without a wait
-        predictor._fresh = True
-        assert torch.equal(predictor.predict(frames)[0].logits, after)
-
-
-def test_no_frame_is_answered_with_weights_of_two_publications() -> None:
-    """Every weight of a publication has one value; a mixture would show."""
-    network = torch.nn.Sequential(*[torch.nn.Linear(1, 1) for _ in range(40)])
-    network.divisor = 4  # type: ignore[assignment]
-    network.register_buffer("mean", torch.zeros(1))
-    # Before the copies are made: the worker may hold the lock at the first prediction, which then answers with these.
-    for parameter in network.parameters():
-        parameter.data.fill_(0.0)
-    predictor = BufferedPredictor(network, Wishes(), nullcontext)  # type: ignore[arg-type]
-    seen: list[set[float]] = []
-
-    class Reader(torch.nn.Module):
-        def __init__(self, held: torch.nn.Module) -> None:
-            super().__init__()
-            self.network = held
-
-        def forward(self, frames: Tensor) -> tuple[Tensor]:
-            values = set()
-            for parameter in self.network.parameters():
-                values.add(float(parameter.flatten()[0]))
-                time.sleep(0)
-            seen.append(values)
-            return (frames,)
-
-    for buffer in (predictor._front, predictor._back):
-        buffer.network = Reader(buffer.network.network)  # type: ignore[assignment]
-    stop = threading.Event()
-
-    def publish() -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            for parameter in network.parameters():
-                parameter.data.fill_(number)
-            predictor.publish(network)  # type: ignore[arg-type]
-
-    worker = threading.Thread(target=publish)
-    worker.start()
-    for _ in range(100):
-        predictor.predict(torch.zeros(1, 3, 4, 4))
-    stop.set()
-    worker.join()
-    assert {len(values) for values in seen} == {1}
-    assert len({next(iter(values)) for values in seen}) > 1
 
 
 class Publishing(Scripted):
@@ -362,40 +281,3 @@ def test_no_more_than_a_few_threads_may_hang() -> None:
     until(lambda: not any(worker.alive for worker in mode._left_behind))
     until(lambda: mode.show(0, FRAMES, SAID) or mode._worker is not None)
     mode.close()
-
-
-def simulated(method: Any, costs: dict[str, Any]) -> tuple[SimulatedAsyncLearning, SimulatedClock]:
-    clock = SimulatedClock(StageCosts(costs))
-    return SimulatedAsyncLearning(method, Stopwatch(clock, model_of(KNOWN)), clock, 0.1), clock
-
-
-def test_simulated_worker_finishes_pieces_when_their_time_has_come() -> None:
-    method = Scripted(LEARN)
-    mode, clock = simulated(method, {"predict": 40, "detect": 5, "step.a": 10, "step.b": 30, "step.c": 20})
-    assert mode.predict_stage == "predict"
-    clock.wait_until(0.040)
-    mode.show(0, FRAMES, SAID)
-    mode.use_slack(0.060)  # 5 of watching, 10 of a: at 55; b ends at 85
-    assert method.journal == ["a"]
-    clock.wait_until(0.080)
-    assert mode.predict_stage == "predict.overlapped"
-    assert method.journal == ["a"]
-    clock.wait_until(0.100)
-    assert mode.predict_stage == "predict.overlapped"
-    assert method.journal == ["a", "b"]
-    assert mode.collect() == []
-    mode.use_slack(0.106)
-    (step,) = mode.collect()
-    assert (step.frame, step.cost_ms) == (0, 60.0)
-    assert clock.now_s() == 0.100, "the stream's own time is not touched"
-
-
-def test_a_worker_that_is_behind_misses_the_oldest_frames() -> None:
-    method = Scripted(Decision(learn=False, detected=True))
-    mode, _ = simulated(method, {"predict": 1, "detect": 5, "step": 1})
-    for index in range(MAILBOX + 2):
-        mode.show(index, FRAMES, SAID)
-    assert not mode.settled
-    mode.use_slack(1.0)
-    assert mode.settled
-    assert mode.detections() == list(range(2, MAILBOX + 2))

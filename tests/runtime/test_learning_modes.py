@@ -48,12 +48,17 @@ class Scripted:
         return StepReport(updated=effort is not None, scope="all" if effort else None)
 
 
-def mode_of(method: Any, known: dict[str, float], costs: dict[str, Any], period_s: float = 0.1) -> Any:
-    """Interleaved learning that expects ``known`` and meets ``costs``."""
-    clock, model = SimulatedClock(StageCosts(costs)), CostModel()
+def model_of(known: dict[str, float]) -> CostModel:
+    model = CostModel()
     for stage, ms in known.items():
         model.note(stage, ms)
-    return InterleavedLearning(method, Stopwatch(clock, model), clock, period_s), clock
+    return model
+
+
+def mode_of(method: Any, known: dict[str, float], costs: dict[str, Any], period_s: float = 0.1) -> Any:
+    """Interleaved learning that expects ``known`` and meets ``costs``."""
+    clock = SimulatedClock(StageCosts(costs))
+    return InterleavedLearning(method, Stopwatch(clock, model_of(known)), clock, period_s), clock
 
 
 KNOWN = {"predict": 40.0, "detect": 0.0, "step.a": 10.0, "step.b": 30.0, "step.c": 10.0}
