@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from online_uda.networks.checkpoints import save_folder
+from online_uda.networks.checkpoint_writer import save_folder
 from online_uda.networks.mit import MiTConfig
 from online_uda.networks.segmenter import SegformerConfig, build_segformer
 from streams.classes import CAMVID_11

@@ -1,15 +1,15 @@
 """A network of one's own, adapted: a small U-Net that knows nothing of online_uda.
 
-    python run_stream.py --network examples.unet:make --schedule cs2rain --method tent
+    python -m online_uda.training --network examples.unet:make --data town --out runs/unet
+    python run_stream.py --network examples.unet:make@runs/unet/network --schedule cs2rain --method tent
 
 `make` takes the number of classes (any function without arguments does as well) and returns a torch.nn.Module that maps
-normalised frames (B, 3, H, W) to logits. Load your trained weights in it. Without weights it predicts nonsense, and
-adapting nonsense is of no use; this file shows the form. `input_mean` and `input_std` on the module replace ImageNet's.
+normalised frames (B, 3, H, W) to logits. Weights follow the @: a folder that online_uda wrote, or a .pth or
+.safetensors file of the module's own state dict; a function that loads them itself needs none. `input_mean` and
+`input_std` on the module replace ImageNet's.
 """
 
 from __future__ import annotations
-
-import os
 
 import torch
 from torch import Tensor, nn
@@ -50,9 +50,5 @@ class UNet(nn.Module):
 
 
 def make(classes: int) -> nn.Module:
-    """The network, with the weights of the file that the environment variable UNET_WEIGHTS names."""
-    network = UNet(classes)
-    weights = os.environ.get("UNET_WEIGHTS")
-    if weights:
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    return network
+    """The network, with random weights."""
+    return UNet(classes)

@@ -8,7 +8,7 @@ from pathlib import Path
 from online_uda.config import Faults, RunPlan
 from online_uda.errors import UserError
 from online_uda.networks.catalogue import NETWORK_DESCRIPTIONS
-from online_uda.networks.spec import form_of, parse_architecture, read_description
+from online_uda.networks.spec import form_of, function_parts, parse_architecture, read_description
 from online_uda.reports.outputs import check_outputs
 from online_uda.reports.run_folder import RunFolder
 from online_uda.runtime.costs import StageCosts
@@ -129,6 +129,10 @@ def _check_network(plan: RunPlan, faults: Faults) -> None:
             parse_architecture(name)
         elif form == "description":
             read_description(name)
+    if form == "function":
+        weights = function_parts(name)[1]
+        if weights is not None and not Path(weights).exists():
+            faults.lines.append(f"--network {name}: no folder or file {weights!r} with its weights")
     if form != "path":
         return
     folder = Path(name)

@@ -28,7 +28,7 @@ from online_uda.config import (
 )
 from online_uda.errors import USER_ERRORS, UserError
 from online_uda.networks.catalogue import DEFAULT_NETWORK
-from online_uda.networks.spec import described_networks, form_of
+from online_uda.networks.spec import described_networks, form_of, function_parts
 from online_uda.stream_schedule import named_feed, stream_document
 from streams.classes import CITYSCAPES_19, CLASS_SETS, find_classes
 from streams.schedule import SCHEDULES, Schedule, find_schedule
@@ -242,8 +242,7 @@ def _absolute(run: RunConfig, schedule: Schedule | None, faults: Faults) -> RunC
                 f"{schedule.classes}; give --network DIR, a network of these classes"
             )
     if network is not None:
-        is_file = form_of(network) in ("description", "path") and network not in described_networks()
-        changes["network"] = _absolute_path(network) if is_file else network
+        changes["network"] = _absolute_network(network)
     if run.stream is not None:
         with suppress(*USER_ERRORS):  # reported where it was looked up
             changes["stream"] = named_feed(run.stream).where
@@ -264,6 +263,15 @@ def _absolute(run: RunConfig, schedule: Schedule | None, faults: Faults) -> RunC
             if path.parent not in (SCHEDULES, METHODS):
                 changes[key] = _absolute_path(str(path))
     return run.model_copy(update=changes)
+
+
+def _absolute_network(name: str) -> str:
+    form = form_of(name)
+    if form == "function":
+        source, weights = function_parts(name)
+        return f"{source}@{_absolute_path(weights)}" if weights else name
+    is_file = form in ("description", "path") and name not in described_networks()
+    return _absolute_path(name) if is_file else name
 
 
 def _absolute_path(text: str) -> str:

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 OK, USER_ERROR = 0, 2
 _EPILOG = """\
 formats:
-  own        config.json, model.safetensors (with the light head), README.md: --network DIR loads it
+  own        config.json, model.safetensors (with the light head if it is trained), README.md: --network DIR loads it,
+             and --network MODULE:FUNCTION@DIR where your own code builds the network
   hf         the same for a SegFormer as transformers reads it
   adapters   what adapters have learned in a run, alone: adapters.safetensors of kilobytes, and README.md
 
 examples:
   python -m online_uda.save runs/cs2rain-default-20261121-080509 --out my_rain_network
   python -m online_uda.save segformer_b0_town --format hf --out town_for_transformers
+  python -m online_uda.save examples.unet:make@unet.pth --classes camvid11 --out unet
 """
 
 
@@ -53,16 +55,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m online_uda.save", description="Saves a network, or what a run has learned.", epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    flags.add_argument("what", metavar="RUN|NETWORK", help="run folder, network folder, file of weights, or name")
+    flags.add_argument("what", metavar="RUN|NETWORK", help="run folder, or what --network takes")
     flags.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; must be new or empty")
-    flags.add_argument("--format", choices=("own", "hf", "adapters"), default="own", help="(default: own)")
+    flags.add_argument("--format", dest="form", choices=("own", "hf", "adapters"), default="own", help="(default: own)")
+    flags.add_argument("--classes", metavar="SET|FILE", help="classes of a network whose weights do not name them")
     flags.add_argument("--half", action="store_true", help="store float16, half the size, rounded")
     arguments = flags.parse_args(words)
     from online_uda.errors import USER_ERRORS
 
     try:
         command = "python -m online_uda.save " + " ".join(words)
-        print(save(arguments.what, arguments.out, arguments.format, half=arguments.half, command=command))
+        print(save(**vars(arguments), command=command))
     except USER_ERRORS as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -70,14 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return OK
 
 
-def save(what: str, out: Path, form: str = "own", *, half: bool = False, command: str = "") -> str:
+def save(
+    what: str, out: Path, form: str = "own", *, classes: str | None = None, half: bool = False, command: str = ""
+) -> str:
     """Writes a network folder, or a file of adapters, with a model card.
 
     Args:
-        what: Run folder, network folder, file of weights, or registered name.
+        what: Run folder, or what ``--network`` takes.
         out: Folder to write.
         form: ``own``, ``hf`` or ``adapters``.
-        half: Store floating-point tensors as float16.
+        classes: Class set, registered or a file, of a network whose weights do not name their classes.
+        half: Store floating-point tensors as float16, as far as that can hold them.
         command: For the card.
 
     Returns:
@@ -89,37 +95,48 @@ def save(what: str, out: Path, form: str = "own", *, half: bool = False, command
     import torch
 
     from online_uda.errors import UserError
-    from online_uda.networks.checkpoints import save_folder, save_hf_folder
+    from online_uda.networks.checkpoint_writer import save_folder, save_hf_folder
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: exists already; give a new folder")
-    found = _of_run(Path(what), form) if (Path(what) / "config.yaml").is_file() else _of_network(what)
+    if (Path(what) / "config.yaml").is_file():
+        if classes is not None:
+            raise UserError(f"--classes {classes}: the run {what} knows its classes; drop it")
+        found = _of_run(Path(what), form)
+    else:
+        found = _of_network(what, classes)
     loaded, dtype = found.loaded, torch.float16 if half else torch.float32
     origin = {**found.origin, "command": command, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d")}
     if form == "adapters":
         _save_adapters(found, out)
-    elif loaded.config is None:
-        raise UserError(f"{what}: is built by your own code; only its weights can be saved, by your own code too")
-    elif form == "hf":
-        save_hf_folder(out, loaded.network, loaded.config, loaded.class_names, dtype)
     else:
-        save_folder(out, loaded.network, loaded.config, loaded.class_names, origin, dtype)
+        assert loaded.config is not None
+        names = loaded.weight_names or loaded.class_names
+        if form == "hf":
+            save_hf_folder(out, loaded.network, loaded.config, names, dtype)
+        else:
+            save_folder(out, loaded.network, loaded.config, names, origin, dtype, light_head=loaded.has_light_head)
     (out / "README.md").write_text(_card(found, origin, form, half), encoding="utf-8")
     size = sum(file.stat().st_size for file in out.iterdir())
     return f"{out}: {form} format, {size / 1e6:.1f} MB"
 
 
-def _of_network(what: str) -> _Found:
-    from online_uda.networks.zoo import load_network
-    from streams.classes import CITYSCAPES_19
+def _of_network(what: str, class_set: str | None) -> _Found:
+    from online_uda.errors import UserError
+    from online_uda.networks.zoo import load_alone
+    from streams.classes import CITYSCAPES_19, find_classes
 
-    path = Path(what)
-    if path.exists():
-        from online_uda.networks.checkpoints import load_path
-
-        loaded = load_path(path)
-    else:
-        loaded = load_network(what, CITYSCAPES_19)
+    wanted = CITYSCAPES_19 if class_set is None else find_classes(class_set)
+    loaded = load_alone(what, wanted)
+    if class_set is not None:
+        if loaded.class_names and loaded.class_names != wanted.names:
+            raise UserError(f"--classes {class_set}: {what} names its classes itself; drop it")
+        if loaded.network.classes != len(wanted):
+            raise UserError(
+                f"--classes {class_set}: has {len(wanted)} classes, {loaded.description} answers with "
+                f"{loaded.network.classes}"
+            )
+        loaded = replace(loaded, class_names=wanted.names)
     return _Found(loaded, {"network": what}, [])
 
 
@@ -141,6 +158,8 @@ def _of_run(folder: Path, form: str) -> _Found:
     seed_everything(plan.run.seed)  # a network with random weights is drawn again as in the run
     options = NetworkOptions(plan.run.init, plan.run.init_head, plan.run.classes)
     loaded = load_network(plan.run.network or "", plan.schedule.class_set, options)
+    if not loaded.class_names:
+        loaded = replace(loaded, class_names=plan.schedule.class_set.names)
     if form != "adapters":
         loaded.network.load_state_dict(deployed_weights(plan.method, state.method), strict=False)
         loaded.network.alignment = deployed_alignment(state.method)
@@ -191,7 +210,7 @@ def _save_adapters(found: _Found, out: Path) -> None:
 
 
 def _card(found: _Found, origin: dict[str, Any], form: str, half: bool) -> str:
-    from online_uda.networks.architecture import title
+    from online_uda.networks.architecture import FunctionConfig, title
 
     loaded = found.loaded
     name = found.origin.get("network", "network") if loaded.config is None else title(loaded.config)
@@ -200,8 +219,12 @@ def _card(found: _Found, origin: dict[str, Any], form: str, half: bool) -> str:
     lines += [f"| format | {form}, {'float16' if half else 'float32'} |"]
     if loaded.network.alignment is not None:
         lines += ["", _ALIGNED if form == "own" else _NOT_ALIGNED]
-    if loaded.class_names:
-        lines += ["", "Classes in id order: " + ", ".join(loaded.class_names) + "."]
+    if isinstance(loaded.config, FunctionConfig) and form == "own":
+        lines += ["", f"The weights of a network that {loaded.config.source} builds, which has to be there too: load "
+                  f"them with `--network {loaded.config.source}@DIR`, DIR being this folder."]  # fmt: skip
+    names = loaded.weight_names or loaded.class_names
+    if names:
+        lines += ["", "Classes in id order: " + ", ".join(names) + "."]
     if found.scores:
         lines += ["", "Scores of the run, each frame scored before it was learned from:", "",
                   "| domain | adapted mIoU | frozen mIoU |", "|---|---|---|"]  # fmt: skip

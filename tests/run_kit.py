@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from online_uda.cli import main
-from online_uda.networks.checkpoints import save_folder
+from online_uda.networks.checkpoint_writer import save_folder
 from online_uda.networks.mit import MiTConfig
 from online_uda.networks.segmenter import SegformerConfig, build_segformer
 from online_uda.runtime.snapshot import read_snapshot, snapshots

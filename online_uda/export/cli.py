@@ -30,13 +30,14 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    flags.add_argument("what", metavar="RUN|NETWORK", help="run folder, network folder or registered network")
+    flags.add_argument("what", metavar="RUN|NETWORK", help="run folder, or what --network takes")
     flags.add_argument("--out", required=True, metavar="FILE", help="file to write, such as storm.onnx")
     flags.add_argument("--size", metavar="HxW", help="frames (default: the run's, or 256x512)")
     flags.add_argument(
         "--movable", choices=MOVABLE, default="norm", help="weights that a session may replace (default: %(default)s)"
     )
     flags.add_argument("--init", choices=("random",), help="draw the weights of a network that has none, to measure it")
+    flags.add_argument("--classes", metavar="SET|FILE", help="classes to build a network for that has none of its own")
     return flags
 
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = _target(flags.out)
         from online_uda.export.command import export_file
 
-        print(export_file(flags.what, out, size, flags.movable, flags.init))
+        print(export_file(flags.what, out, size, flags.movable, flags.init, flags.classes))
     except USER_ERRORS as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)

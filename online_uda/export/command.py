@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,16 +21,15 @@ from online_uda.export.parity import check_parity
 from online_uda.export.session import open_session
 from online_uda.inputs import frame_size
 from online_uda.networks.catalogue import NETWORK_DESCRIPTIONS
-from online_uda.networks.checkpoints import LoadedNetwork, load_folder
 from online_uda.networks.predictor import Wishes
 from online_uda.networks.segmenter import Segmenter
 from online_uda.networks.spec import NetworkOptions
-from online_uda.networks.zoo import load_network
+from online_uda.networks.zoo import load_alone, load_network
 from online_uda.reports.run_folder import RunFolder
 from online_uda.resolve import resume_plan
 from online_uda.runtime.rng import seed_everything
 from online_uda.runtime.snapshot import latest_state
-from streams.classes import CITYSCAPES_19
+from streams.classes import CITYSCAPES_19, find_classes
 
 DEFAULT_SIZE = (256, 512)
 
@@ -53,16 +52,22 @@ class _Found:
 
 
 def export_file(
-    what: str, out: Path, size: tuple[int, int] | None, movable: str, init: Literal["random"] | None = None
+    what: str,
+    out: Path,
+    size: tuple[int, int] | None,
+    movable: str,
+    init: Literal["random"] | None = None,
+    classes: str | None = None,
 ) -> str:
     """Exports, checks and writes; the file appears whole or not at all.
 
     Args:
-        what: Run folder, network folder or registered name.
+        what: Run folder, or what ``--network`` takes.
         out: File to write.
         size: Height and width of frames; None takes the run's, or 256 x 512.
         movable: ``none``, ``norm`` (with the statistics of BatchNorm), ``head`` or ``all``.
         init: ``random`` draws the weights of a network that has none.
+        classes: Class set that a network without classes of its own is built for; None takes Cityscapes'.
 
     Returns:
         One line for the user.
@@ -70,7 +75,7 @@ def export_file(
     Raises:
         UserError: Nothing to export, or the exported network does not answer as torch does.
     """
-    found = _find(what, NetworkOptions(init, init))
+    found = _find(what, NetworkOptions(init, init, classes))
     size = size or found.size or DEFAULT_SIZE
     network = found.network.requires_grad_(False).eval()
     model = export_graph(network, size, _movable(network, movable))
@@ -114,11 +119,8 @@ def _find(what: str, options: NetworkOptions) -> _Found:
     folder = Path(what).expanduser()
     if what not in NETWORK_DESCRIPTIONS and (folder / "config.yaml").is_file():
         return _find_run(folder)
-    loaded: LoadedNetwork
-    if what not in NETWORK_DESCRIPTIONS and folder.is_dir():
-        loaded = load_folder(folder)
-    else:
-        loaded = load_network(what, CITYSCAPES_19, options)
+    classes = CITYSCAPES_19 if options.classes is None else find_classes(options.classes)
+    loaded = load_alone(what, classes, replace(options, classes=None))
     return _Found(loaded.network, loaded.class_names, None, {"network": loaded.description})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -9,7 +10,7 @@ from typing import TypeAlias
 from torch import nn
 
 from online_uda.errors import UserError
-from online_uda.networks.foreign import TORCHVISION, torchvision_module
+from online_uda.networks.foreign import TORCHVISION, module_of_function, torchvision_module
 from online_uda.networks.head_daformer import DAFormerHead, Fusion
 from online_uda.networks.head_deeplab import DeepLabPlusHead
 from online_uda.networks.head_upernet import UPerHead
@@ -79,7 +80,22 @@ class ModuleConfig:
     std: Triple = IMAGENET_STD
 
 
-AnyConfig: TypeAlias = SegformerConfig | NetworkConfig | ModuleConfig
+@dataclass(frozen=True, slots=True)
+class FunctionConfig:
+    """A network that the user's own code builds; how its input is normalised is that code's affair.
+
+    Attributes:
+        source: ``module:function``.
+        classes: Outputs.
+        light_width: Channels inside the light head.
+    """
+
+    source: str
+    classes: int
+    light_width: int = 64
+
+
+AnyConfig: TypeAlias = SegformerConfig | NetworkConfig | ModuleConfig | FunctionConfig
 
 
 def config_of(spec: NetworkSpec, classes: int) -> NetworkConfig:
@@ -98,13 +114,15 @@ def build_network(config: AnyConfig, *, pretrained: bool = False) -> Segmenter:
         pretrained: Let timm download the encoder's weights.
 
     Raises:
-        UserError: The encoder is unknown or cannot be cut into stages, or a download fails.
+        UserError: The encoder is unknown or cannot be cut into stages, a download fails, or the user's code does.
     """
     if isinstance(config, SegformerConfig):
         return build_segformer(config)
     if isinstance(config, ModuleConfig):
         module = torchvision_module(config.source.removeprefix(TORCHVISION), config.classes)
         return ModuleSegmenter(module, config.source, light_width=config.light_width, mean=config.mean, std=config.std)
+    if isinstance(config, FunctionConfig):
+        return _of_function(config)
     encoder = _encoder(config, pretrained)
     head = _head(config, encoder.widths)
     if isinstance(head, DeepLabPlusHead):
@@ -122,7 +140,7 @@ def with_drop_path(config: AnyConfig, rate: float) -> AnyConfig:
     """The same network with another largest stochastic-depth rate."""
     if isinstance(config, SegformerConfig):
         return replace(config, encoder=replace(config.encoder, drop_path=rate))
-    if isinstance(config, ModuleConfig):
+    if isinstance(config, ModuleConfig | FunctionConfig):
         if rate > 0.0:
             raise UserError(f"{config.source} has no stochastic depth; drop --drop-path")
         return config
@@ -133,10 +151,23 @@ def title(config: AnyConfig) -> str:
     """What the network is, in a few words."""
     if isinstance(config, SegformerConfig):
         return f"SegFormer (widths {', '.join(map(str, config.encoder.widths))}; {config.classes} classes)"
-    if isinstance(config, ModuleConfig):
+    if isinstance(config, ModuleConfig | FunctionConfig):
         return f"{config.source} ({config.classes} classes)"
     head = config.head if config.fusion is None else f"{config.head}.{config.fusion}"
     return f"{config.encoder}+{head} ({config.classes} classes)"
+
+
+def _of_function(config: FunctionConfig) -> ModuleSegmenter:
+    module = module_of_function(config.source, config.classes)
+    mean, std = getattr(module, "input_mean", IMAGENET_MEAN), getattr(module, "input_std", IMAGENET_STD)
+    try:
+        mean, std = tuple(map(float, mean)), tuple(map(float, std))
+        sound = len(mean) == len(std) == 3 and all(map(math.isfinite, (*mean, *std))) and 0.0 not in std
+    except (TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise UserError(f"network {config.source}: input_mean and input_std need three numbers each, and no std of 0")
+    return ModuleSegmenter(module, config.source, light_width=config.light_width, mean=mean, std=std)
 
 
 def _encoder(config: NetworkConfig, pretrained: bool) -> StagedEncoder:

@@ -18,5 +18,6 @@ NETWORK_FORMS: dict[str, str] = {
     "mit_b0+HEAD": "MiT-B0 to B5 with another head",
     "torchvision:NAME": "a segmentation model of torchvision, untrained: needs --init random",
     "MODULE:FUNCTION": "your own code: a function that returns any torch.nn.Module from frames to logits",
+    "MODULE:FUNCTION@WEIGHTS": "the same with weights from a folder of online_uda.save, or a file of its state dict",
 }
 """What else ``--network`` takes, for ``--list networks``."""

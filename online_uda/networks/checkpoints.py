@@ -9,22 +9,25 @@ light head is the one exception, and it is reported as absent.
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors.torch import save_file
 
 from online_uda.errors import UserError
 from online_uda.networks.alignment import InputAlignment
-from online_uda.networks.architecture import AnyConfig, ModuleConfig, NetworkConfig, build_network
+from online_uda.networks.architecture import (
+    AnyConfig,
+    FunctionConfig,
+    build_network,
+    title,
+)
+from online_uda.networks.checkpoint_writer import ALIGNMENT, CONFIGS, FORMAT
 from online_uda.networks.dialects import Translation, translate
-from online_uda.networks.hf_segformer import config_from_hf, config_to_hf, from_hf, to_hf
+from online_uda.networks.hf_segformer import config_from_hf, from_hf
 from online_uda.networks.segmenter import SegformerConfig, Segmenter
 from online_uda.networks.weights_file import (
     WEIGHTS_FILE,
@@ -34,9 +37,6 @@ from online_uda.networks.weights_file import (
     refuse_lfs_pointer,
 )
 
-FORMAT = "online_uda.network/1"
-ALIGNMENT = "alignment"
-_CONFIGS: dict[str, type[Any]] = {"segformer": SegformerConfig, "network": NetworkConfig, "module": ModuleConfig}
 _HEAD_WIDTH = {True: 256, False: 768}
 
 
@@ -49,7 +49,9 @@ class LoadedNetwork:
         class_names: In id order; empty where the checkpoint names none.
         has_light_head: Whether the checkpoint held a trained light head.
         description: Where it came from and what was loaded, one line.
-        config: What `build_network` needs to build it again; None for a network of another kind.
+        config: What `build_network` needs to build it again; None where nobody has said.
+        weight_names: Names of what the weights themselves answer, where the network answers in other classes or in
+            another order; empty where `class_names` are theirs.
     """
 
     network: Segmenter
@@ -57,6 +59,7 @@ class LoadedNetwork:
     has_light_head: bool
     description: str
     config: AnyConfig | None = None
+    weight_names: tuple[str, ...] = ()
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -91,8 +94,13 @@ def load_path(path: Path, *, init_head: str | None = None, classes: int | None =
     return _from_elsewhere(translate(found.weights, path), path, found.class_names, init_head, classes)
 
 
-def load_folder(folder: Path) -> LoadedNetwork:
+def load_folder(folder: Path, function: str | None = None) -> LoadedNetwork:
     """Loads a network folder of our own format, of Hugging Face's SegFormer, or of segmentation_models_pytorch.
+
+    Args:
+        folder: See the module's docstring.
+        function: ``module:function`` that builds the network, for weights that were saved from the user's own code.
+            It is called because the user names it, never because a file does.
 
     Raises:
         UserError: If the folder, its config or its weights are missing, damaged or of another architecture.
@@ -113,17 +121,31 @@ def load_folder(folder: Path) -> LoadedNetwork:
         config, names = config_from_hf(content, str(config_path))
         weights, unknown = from_hf(read_weights(weights_path))
         dialect = "Hugging Face SegFormer"
-    elif "_model_class" in content:
+    elif "_model_class" in content and function is None:
         _check_smp(content, config_path)
         return _from_elsewhere(translate(read_weights(weights_path), weights_path), weights_path, (), None, None)
     else:
         found = content.get("model_type") or content.get("architecture") or content.get("format")
         raise UserError(f"{config_path}: architecture {found!r} is not supported; expected model_type 'segformer'")
+    config = _with_function(config, function, folder)
     network = build_network(config)
     has_light = load_strict(network, weights, weights_path, unknown=unknown)
     network.alignment = _alignment(content, config_path)
     description = _describe(str(folder), dialect, len(weights), config.classes, has_light)
     return LoadedNetwork(network.eval(), names, has_light, description, config)
+
+
+def _with_function(config: AnyConfig, function: str | None, folder: Path) -> AnyConfig:
+    if isinstance(config, FunctionConfig):
+        if function is None:
+            raise UserError(
+                f"{folder}: holds the weights alone, your own code {config.source} builds the network; "
+                f"give --network {config.source}@{folder}"
+            )
+        return replace(config, source=function)
+    if function is not None:
+        raise UserError(f"{folder}: holds {title(config)}, not weights of {function}; give --network {folder}")
+    return config
 
 
 def _describe(place: str, dialect: str, tensors: int, classes: int, has_light: bool, note: str = "") -> str:
@@ -182,7 +204,7 @@ def _weights_file(folder: Path) -> Path:
 def _own_config(content: Mapping[str, Any], path: Path) -> tuple[AnyConfig, tuple[str, ...]]:
     try:
         names = TypeAdapter(tuple[str, ...]).validate_python(content["class_names"])
-        for key, kind in _CONFIGS.items():
+        for key, kind in CONFIGS.items():
             if key in content and kind is not SegformerConfig:
                 return TypeAdapter(kind).validate_python(content[key]), names
         return TypeAdapter(SegformerConfig).validate_python(content["segformer"]), names
@@ -202,70 +224,3 @@ def _alignment(content: Mapping[str, Any], path: Path) -> InputAlignment | None:
         return InputAlignment.from_dict(values)
     except (KeyError, TypeError, ValueError, IndexError):
         raise UserError(f"{path}: {ALIGNMENT} does not hold what this version writes; save the network again") from None
-
-
-def save_folder(
-    folder: Path,
-    network: Segmenter,
-    config: AnyConfig,
-    class_names: tuple[str, ...],
-    provenance: Mapping[str, Any],
-    dtype: torch.dtype = torch.float16,
-) -> None:
-    """Writes config.json and model.safetensors; each appears whole or not at all.
-
-    Args:
-        folder: Created if needed.
-        network: The network to save.
-        config: What `build_network` needs to build it again.
-        class_names: In id order.
-        provenance: Command, seed, scores: anything JSON can hold.
-        dtype: Storage type of floating-point tensors.
-    """
-    _write_weights(folder, network.state_dict(), dtype)
-    content = {
-        "format": FORMAT,
-        "class_names": list(class_names),
-        next(key for key, kind in _CONFIGS.items() if isinstance(config, kind)): asdict(config),
-        "provenance": dict(provenance),
-    }
-    if isinstance(network.alignment, InputAlignment):
-        content[ALIGNMENT] = network.alignment.as_dict()
-    _write_text(folder / "config.json", json.dumps(content, indent=2) + "\n")
-
-
-def save_hf_folder(
-    folder: Path, network: Segmenter, config: AnyConfig, class_names: tuple[str, ...], dtype: torch.dtype
-) -> None:
-    """Writes a folder that transformers' `SegformerForSemanticSegmentation.from_pretrained` reads.
-
-    Raises:
-        UserError: The network is no SegFormer.
-    """
-    if not isinstance(config, SegformerConfig):
-        raise UserError(f"{folder}: only a SegFormer has a Hugging Face format; save it with --format own")
-    if len(set(class_names)) < len(class_names):
-        raise UserError(f"{folder}: two classes have the same name, which Hugging Face's config.json cannot hold")
-    _write_weights(folder, to_hf(network.state_dict()), dtype)
-    _write_text(folder / "config.json", json.dumps(config_to_hf(config, class_names), indent=2) + "\n")
-    look = {"image_processor_type": "SegformerImageProcessor", "do_rescale": True, "do_normalize": True,
-            "do_resize": False, "image_mean": list(config.mean), "image_std": list(config.std)}  # fmt: skip
-    _write_text(folder / "preprocessor_config.json", json.dumps(look, indent=2) + "\n")
-
-
-def _write_weights(folder: Path, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
-        for name, tensor in state.items()
-    }
-    partial = folder / (WEIGHTS_FILE + ".partial")
-    save_file(weights, partial, metadata={"format": "pt"})
-    partial.chmod(0o644)  # the writer makes it readable for its owner only, which a package must not be
-    os.replace(partial, folder / WEIGHTS_FILE)
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

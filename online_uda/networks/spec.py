@@ -22,7 +22,7 @@ FUSIONS = ("conv1", "aspp", "sep_aspp", "isa", "sepaspp_bottleneck")
 DEFAULT_WIDTHS = {"segformer": 256, "daformer": 256, "upernet": 512, "deeplabv3plus": 256}
 HUB = "hf:"
 DESCRIPTIONS = Path(__file__).resolve().parents[2] / "configs" / "networks"
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
+_FUNCTION = re.compile(r"([A-Za-z_][\w.]*:[A-Za-z_]\w*)(@(.*))?\Z")
 _ENCODER = re.compile(r"(timm:[\w.-]+?|mit_\w+?)(\+([a-z0-9]+)(\.(\w+))?)?\Z")
 
 Triple = tuple[Annotated[float, Field(ge=0.0, le=1.0)], Annotated[float, Field(ge=0.0, le=1.0)],
@@ -116,6 +116,13 @@ def form_of(name: str) -> Form:
     if _FUNCTION.match(name) and not Path(name).exists():
         return "function"
     return "path"
+
+
+def function_parts(text: str) -> tuple[str, str | None]:
+    """``module:function`` and, where it ends in ``@WEIGHTS``, the folder or file that its weights are in."""
+    match = _FUNCTION.match(text)
+    assert match is not None, text
+    return match[1], match[3]
 
 
 def parse_architecture(text: str) -> NetworkSpec:

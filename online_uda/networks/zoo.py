@@ -11,15 +11,23 @@ from pathlib import Path
 import torch
 
 from online_uda.errors import UserError
-from online_uda.networks.architecture import AnyConfig, ModuleConfig, build_network, config_of, title
+from online_uda.networks.architecture import AnyConfig, FunctionConfig, ModuleConfig, build_network, config_of, title
 from online_uda.networks.catalogue import DEFAULT_NETWORK, NETWORK_DESCRIPTIONS
 from online_uda.networks.checkpoints import LoadedNetwork, load_folder, load_path, load_weights
 from online_uda.networks.class_merge import answer_in
-from online_uda.networks.foreign import module_of_function
 from online_uda.networks.mit import MIT_VARIANTS
 from online_uda.networks.module_segmenter import ModuleSegmenter
-from online_uda.networks.segmenter import IMAGENET_MEAN, IMAGENET_STD, segformer_config
-from online_uda.networks.spec import HUB, NetworkOptions, NetworkSpec, form_of, parse_architecture, read_description
+from online_uda.networks.own_code import load_own_code
+from online_uda.networks.segmenter import segformer_config
+from online_uda.networks.spec import (
+    HUB,
+    NetworkOptions,
+    NetworkSpec,
+    form_of,
+    function_parts,
+    parse_architecture,
+    read_description,
+)
 from streams.classes import class_groups, find_classes
 from streams.frame import ClassSet
 
@@ -58,9 +66,14 @@ def architecture(name: str, classes: int) -> AnyConfig:
         return ModuleConfig(name, classes)
     if form == "description":
         return config_of(read_description(name)[0], classes)
+    if form == "function":
+        source, weights = function_parts(name)
+        if weights is not None:
+            raise UserError(f"network {name}: has weights already; train it further with --start {name}")
+        return FunctionConfig(source, classes)
     raise UserError(
-        f"network {name!r} is not one that can be trained; choose one of {', '.join(known)}, timm:NAME+HEAD, or a "
-        f"description in YAML"
+        f"network {name!r} is not one that can be trained; choose one of {', '.join(known)}, timm:NAME+HEAD, "
+        f"module:function, or a description in YAML"
     )
 
 
@@ -118,43 +131,44 @@ def load_network(name: str | Path, classes: ClassSet, options: NetworkOptions | 
     Raises:
         UserError: For an unknown name, a damaged folder, or another number of classes.
     """
+    options = options or NetworkOptions()
+    trained = classes if options.classes is None else find_classes(options.classes)
+    return fit_classes(load_alone(name, trained, options), classes, options.classes)
+
+
+def load_alone(name: str | Path, classes: ClassSet, options: NetworkOptions | None = None) -> LoadedNetwork:
+    """The network that ``name`` says, answering in its own classes.
+
+    Args:
+        name: See `online_uda.networks.spec.form_of`.
+        classes: What a network is built for that has no classes of its own yet.
+        options: What the user says beside the name.
+
+    Raises:
+        UserError: For an unknown name, or a damaged folder.
+    """
     text, options = str(name), options or NetworkOptions()
     form = form_of(text)
-    trained = classes if options.classes is None else find_classes(options.classes)
-    if options.init is not None and (text == DEFAULT_NETWORK or form == "path"):
+    if options.init is not None and (text == DEFAULT_NETWORK or form in ("path", "hub")):
         raise UserError(f"network {text}: has trained weights, and --init {options.init} would not be used; drop it")
+    if options.init is not None and form == "function":
+        raise UserError(f"network {text}: your own code makes its weights; drop --init {options.init}")
     if form == "name":
-        return fit_classes(NETWORKS[text].factory(trained, options), classes, options.classes)
+        return NETWORKS[text].factory(classes, options)
     if form == "architecture":
-        return fit_classes(
-            _described(text, parse_architecture(text), Path(), trained, options), classes, options.classes
-        )
+        return _described(text, parse_architecture(text), Path(), classes, options)
     if form == "description":
-        return fit_classes(_described(text, *read_description(text), trained, options), classes, options.classes)
+        return _described(text, *read_description(text), classes, options)
     if form == "torchvision":
-        made = _untrained(text, ModuleConfig(text, len(trained)), trained, options)
-        return fit_classes(made, classes, options.classes)
+        return _untrained(text, ModuleConfig(text, len(classes)), classes, options)
     if form == "function":
-        return fit_classes(_own_code(text, trained), classes, options.classes)
-    path = _downloaded(text) if form == "hub" else Path(name)
+        return load_own_code(text, classes)
+    path = _downloaded(text) if form == "hub" else Path(name).expanduser()
     if path.exists() or len(path.parts) > 1:
-        loaded = load_path(path, init_head=options.init_head, classes=len(trained))
-        return fit_classes(loaded, classes, options.classes)
+        return load_path(path, init_head=options.init_head, classes=len(classes))
     near = difflib.get_close_matches(text, NETWORKS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UserError(f"unknown network {text!r}: {hint}--list networks shows all; a folder works as well")
-
-
-def _own_code(text: str, classes: ClassSet) -> LoadedNetwork:
-    module = module_of_function(text, len(classes))
-    mean = tuple(getattr(module, "input_mean", IMAGENET_MEAN))
-    std = tuple(getattr(module, "input_std", IMAGENET_STD))
-    if len(mean) != 3 or len(std) != 3 or 0.0 in std:
-        raise UserError(f"network {text}: input_mean and input_std need three numbers each, and no std of 0")
-    network = ModuleSegmenter(module, text, mean=mean, std=std)
-    stages = [f"{stage.units[-1]} (stride {stage.stride}, {stage.width} channels)" for stage in network.found.stages]
-    found = f"stages ending in {', '.join(stages)}" if stages else "no stages, so the detector sees colours and edges"
-    return LoadedNetwork(network.eval(), (), False, f"{text} ({network.classes} classes, {found})")
 
 
 def _downloaded(text: str) -> Path:
@@ -216,6 +230,12 @@ def fit_classes(loaded: LoadedNetwork, classes: ClassSet, own_set: str | None = 
             stacklevel=2,
         )
         return loaded
+    if isinstance(loaded.network, ModuleSegmenter):  # nobody knows which of its layers classifies
+        answer_in(loaded.network, [(own.index(name),) for name in wanted])
+        return replace(
+            loaded, class_names=classes.names, weight_names=loaded.class_names,
+            description=loaded.description + ", classes reordered by name",
+        )  # fmt: skip
     order = torch.tensor([own.index(name) for name in wanted])
     for head in (loaded.network.head, loaded.network.light_head):
         for parameter in head.get_submodule("classifier").parameters():
@@ -235,7 +255,10 @@ def _translated(loaded: LoadedNetwork, own: ClassSet, classes: ClassSet) -> Load
     if unknown:
         warnings.warn(f"{own.name} has no class for {', '.join(unknown)} of {classes.name}", stacklevel=4)
     answer_in(loaded.network, groups)
-    return replace(loaded, class_names=classes.names, description=f"{loaded.description}, {own.name} as {classes.name}")
+    return replace(
+        loaded, class_names=classes.names, weight_names=own.names,
+        description=f"{loaded.description}, {own.name} as {classes.name}",
+    )  # fmt: skip
 
 
 def _plain(names: tuple[str, ...]) -> list[str]:

@@ -47,8 +47,10 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--data", required=True, help="town, or a folder with images/ and labels/")
     flags.add_argument("--classes", help="class set of a folder's labels (default: cityscapes19)")
-    flags.add_argument("--network", default="segformer_b0", help="architecture to train (default: %(default)s)")
-    flags.add_argument("--start", type=Path, help="network folder to start from, in place of random weights")
+    flags.add_argument(
+        "--network", default="segformer_b0", help="architecture, or module:function, to train (default: %(default)s)"
+    )
+    flags.add_argument("--start", help="network to start from, as run_stream.py --network takes it")
     flags.add_argument("--size", type=frame_size, default=(256, 512), help="HEIGHTxWIDTH of images (default: 256x512)")
     flags.add_argument("--out", type=Path, required=True, help="folder for the training state and the network")
     flags.add_argument(

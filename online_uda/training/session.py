@@ -16,7 +16,7 @@ import torch
 from online_uda.adaptation.replay.buffer import ReplayBuffer
 from online_uda.errors import UserError
 from online_uda.networks.architecture import AnyConfig, NetworkConfig, build_network, with_drop_path
-from online_uda.networks.checkpoints import save_folder
+from online_uda.networks.checkpoint_writer import save_folder
 from online_uda.networks.segmenter import Segmenter
 from online_uda.networks.zoo import architecture, load_network
 from online_uda.training.card import model_card

@@ -19,7 +19,8 @@ from online_uda.errors import UserError
 from online_uda.export.graph import export_graph
 from online_uda.export.session import open_session
 from online_uda.networks.alignment import InputAlignment, mean_look, moments, to_opponent
-from online_uda.networks.checkpoints import load_folder, save_folder
+from online_uda.networks.checkpoint_writer import save_folder
+from online_uda.networks.checkpoints import load_folder
 from online_uda.networks.segmenter import build_segformer, segformer_config
 
 CPU = torch.device("cpu")

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from online_uda.errors import USER_ERRORS, UserError
 from online_uda.networks.architecture import NetworkConfig, build_network
-from online_uda.networks.checkpoints import load_folder, save_folder
+from online_uda.networks.checkpoint_writer import save_folder
+from online_uda.networks.checkpoints import load_folder
 from online_uda.networks.head_daformer import DAFormerHead, Fusion, InterlacedAttention
 from online_uda.networks.segmenter import Segmenter
 from online_uda.networks.spec import NetworkOptions, form_of, parse_architecture, read_description

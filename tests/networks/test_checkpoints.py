@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from online_uda.errors import UserError
-from online_uda.networks.checkpoints import load_folder, load_path, save_folder
+from online_uda.networks.checkpoint_writer import save_folder
+from online_uda.networks.checkpoints import load_folder, load_path
 from online_uda.networks.mit import MiTConfig
 from online_uda.networks.segmenter import SegformerConfig, Segmenter, build_segformer
 from online_uda.networks.weights_file import read_weights

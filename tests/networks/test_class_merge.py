@@ -11,7 +11,7 @@ import torch
 
 from online_uda.errors import USER_ERRORS, UserError
 from online_uda.networks.architecture import NetworkConfig, build_network
-from online_uda.networks.checkpoints import save_folder
+from online_uda.networks.checkpoint_writer import save_folder
 from online_uda.networks.spec import NetworkOptions
 from online_uda.networks.zoo import load_network
 from streams.classes import CAMVID_11, CITYSCAPES_19, class_groups

@@ -18,7 +18,8 @@ from online_uda.networks.adapter_folding import merge_adapters
 from online_uda.networks.adapter_layers import AdapterConfig
 from online_uda.networks.adapters import adapter_parameters, insert_adapters
 from online_uda.networks.architecture import AnyConfig, ModuleConfig, NetworkConfig, build_network
-from online_uda.networks.checkpoints import load_folder, save_folder
+from online_uda.networks.checkpoint_writer import save_folder
+from online_uda.networks.checkpoints import load_folder
 from online_uda.networks.segmenter import Segmenter
 
 DEFAULT = ("mit_b0", "timm:mobilenetv3_small_050", "timm:vit_tiny_patch16_224")

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from online_uda.errors import UserError
 from online_uda.networks.architecture import ModuleConfig, NetworkConfig, build_network
-from online_uda.networks.checkpoints import load_folder, load_path, save_folder
+from online_uda.networks.checkpoint_writer import save_folder
+from online_uda.networks.checkpoints import load_folder, load_path
 from online_uda.networks.heads import NormedMLPHead
 from online_uda.networks.segmenter import SegformerConfig
 from online_uda.networks.spec import NetworkOptions

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from online_uda.errors import UserError
-from online_uda.networks.checkpoints import LoadedNetwork, save_folder
+from online_uda.networks.checkpoint_writer import save_folder
+from online_uda.networks.checkpoints import LoadedNetwork
 from online_uda.networks.mit import MIT_VARIANTS, MiTConfig
 from online_uda.networks.segmenter import SegformerConfig, build_segformer
 from online_uda.networks.spec import NetworkOptions

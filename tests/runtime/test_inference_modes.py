@@ -20,7 +20,8 @@ from online_uda.adaptation.settings import NormSettings
 from online_uda.cli import main
 from online_uda.export.onnx_predictor import OnnxPredictor
 from online_uda.networks.alignment import InputAlignment
-from online_uda.networks.checkpoints import load_folder, save_folder
+from online_uda.networks.checkpoint_writer import save_folder
+from online_uda.networks.checkpoints import load_folder
 from online_uda.networks.inference import InferenceSettings
 from online_uda.networks.predictor import Predictor, TorchPredictor, Wishes
 from online_uda.networks.segmenter import Segmenter

@@ -18,6 +18,7 @@ from online_uda.errors import UserError
 from online_uda.networks.architecture import NetworkConfig
 from online_uda.networks.checkpoints import load_folder
 from online_uda.networks.segmenter import Segmenter
+from online_uda.networks.zoo import load_network
 from online_uda.training.cli import main, parser
 from online_uda.training.data import Span, open_source, spread
 from online_uda.training.progress import Progress
@@ -136,6 +137,9 @@ def test_town_in_two_processes(tmp_path: Path) -> None:
         (["--data", "town", "--classes", "camvid11"], "--classes camvid11: the town is labelled with cityscapes19"),
         (["--data", "town", "--classes", "camvid"], "unknown class set 'camvid' (did you mean 'camvid11'?)"),
         (["--data", "town", "--network", "segformer_b9"], "choose one of segformer_b0"),
+        (["--data", "town", "--network", "examples.unet:make@x"], "train it further with --start examples.unet:make@x"),
+        (["--data", "town", "--network", "examples.unet:make", "--drop-path", "0.1"], "has no stochastic depth"),
+        (["--data", "town", "--start", "examples.unet:make@x"], "no folder or file 'x' with its weights"),
         (["--data", "town", "--device", "quantum"], "--device quantum: unknown device"),
         (["--data", "town", "--device", "cuda:77"], "--device cuda:77: not available"),
         (["--data", "town", "--device", "mps"], "--device mps: unsupported device"),
@@ -299,3 +303,16 @@ def test_a_described_network_is_trained_with_its_own_drop_path(finished: Path, t
     assert (loaded.config.head, loaded.config.width, loaded.config.drop_path) == ("upernet", 16, 0.2)
     bias = loaded.network.head.get_parameter("auxiliary.classifier.bias")
     assert bias.abs().max() > 0  # drawn as 0: the auxiliary loss has moved it
+
+
+def test_a_network_of_ones_own_code_is_trained_and_trained_further(finished: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--data", str(finished / "data"), "--classes", "camvid11"]
+    assert main([*words, "--network", "examples.unet:make", "--out", str(tmp_path / "out")]) == 0
+    text = f"examples.unet:make@{tmp_path / 'out' / 'network'}"
+    loaded = load_network(text, CAMVID_11)
+    assert loaded.has_light_head
+    assert loaded.class_names == CAMVID_11.names
+    assert main([*words, "--iterations", "0", "--start", text, "--out", str(tmp_path / "more")]) == 0
+    further = load_file(tmp_path / "more" / "network" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "out" / "network" / "model.safetensors").items():
+        assert torch.equal(tensor, further[name]) or name.startswith("light_head."), name
