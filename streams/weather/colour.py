@@ -65,6 +65,16 @@ def decode_image(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @njit(cache=True)
+def encode_image(linear: NDArray[np.float32]) -> NDArray[np.float32]:
+    """sRGB image in [0, 1] of linear light ``(H, W, 3)`` float32, clipped to [0, 1]."""
+    out = np.empty_like(linear)
+    source, target = linear.ravel(), out.ravel()
+    for i in range(source.size):
+        target[i] = encode(source[i])
+    return out
+
+
+@njit(cache=True)
 def encode_with_histogram(
     linear: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

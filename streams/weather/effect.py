@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streams.errors import StreamError
-from streams.weather.view import View
+from streams.weather.view import SceneStatistics, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Metadata:
         drops: Number of resolved drops whose head is in view.
         cover: Share of pixels covered by streaks, in [0, 1].
         gain: Brightness gain of streaks before its limit; 0 where no streaks are drawn.
+        strength: Strength of events that are given as a share of their fullest, in [0, 1].
     """
 
     event: str
@@ -38,6 +40,7 @@ class Metadata:
     drops: int = 0
     cover: float = 0.0
     gain: float = 0.0
+    strength: float = 0.0
 
 
 class Effect(Protocol):
@@ -52,6 +55,24 @@ class Effect(Protocol):
         ...
 
 
+@runtime_checkable
+class Relights(Protocol):
+    """An effect that changes the light of the scene, so that what is applied after it meets another airlight."""
+
+    def relight(self, statistics: SceneStatistics) -> SceneStatistics:
+        """The segment's statistics as later effects shall see them."""
+        ...
+
+
+@runtime_checkable
+class Finishes(Protocol):
+    """An effect with a part of the camera, which comes after everything that is in front of it."""
+
+    def finish(self, view: View) -> NDArray[np.float32]:
+        """``(H, W, 3)`` float32 sRGB in [0, 1] of ``view.rgb``, which holds all effects of the frame."""
+        ...
+
+
 def check_number(event: str, name: str, value: object, low: float, high: float, unit: str) -> None:
     """Raise `StreamError` unless ``value`` is a number (not a bool, not NaN) in [low, high]."""
     allowed = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
@@ -63,3 +84,9 @@ def check_flag(event: str, name: str, value: object) -> None:
     """Raise `StreamError` unless ``value`` is True or False."""
     if not isinstance(value, bool):
         raise StreamError(f"weather {event}: {name} must be true or false, got {value!r}")
+
+
+def check_choice(event: str, name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise `StreamError` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise StreamError(f"weather {event}: {name} must be {' or '.join(choices)}, got {value!r}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from streams.weather.effect import Effect
 from streams.weather.fog import Fog
+from streams.weather.night import Night
 from streams.weather.rain import Rain
 
 
@@ -76,6 +77,20 @@ EVENTS: dict[str, WeatherEvent] = {
                 Parameter("refine", "refine", "", "smooth transmission along image edges"),
                 Parameter("patchiness", "patchiness", "", "share by which density varies in drifting banks"),
                 Parameter("mist", "mist", "", "scatter blue more than red"),
+            ),
+        ),
+        WeatherEvent(
+            "night",
+            Night,
+            "dusk to deep night: less light, lamps that glow, headlights, sensor noise",
+            (
+                Parameter("strength", "strength", "", "0 is day, 0.25 dusk, 0.5 a lit evening, 1 deep night"),
+                Parameter("tint", "tint", "", "moon (blue) or sodium (yellow street light)"),
+                Parameter("lamps", "lamps", "", "small bright things above the ground shine"),
+                Parameter("headlights", "headlights", "", "the car's own light on the ground ahead"),
+                Parameter("noise", "noise", "", "sensor noise, anew every frame"),
+                Parameter("stops", "stops", "", "amplification of the camera; more is noisier"),
+                Parameter("chroma_blur", "chroma_blur", "", "smooth colour after the noise"),
             ),
         ),
     )

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.frame import Scene
-from streams.weather.effect import Effect, Metadata
+from streams.weather.effect import Effect, Finishes, Metadata, Relights
 from streams.weather.parse import Weather, parse_effect
 from streams.weather.view import Moment, SceneStatistics, View, estimate_statistics, make_view
 
 
 def apply_effects(view: View, effects: tuple[Effect, ...]) -> tuple[NDArray[np.float32], tuple[Metadata, ...]]:
-    """Apply effects one after the other to the sRGB image of ``view``, in [0, 1].
+    """Apply effects one after the other to the sRGB image of ``view``, in [0, 1]; what the camera adds comes last.
 
     Returns:
         ``(H, W, 3)`` float32 sRGB and one record an effect.
@@ -22,8 +22,12 @@ def apply_effects(view: View, effects: tuple[Effect, ...]) -> tuple[NDArray[np.f
     records = []
     for effect in effects:
         rgb, record = effect.apply(view)
-        view = replace(view, rgb=rgb)
+        after = effect.relight(view.statistics) if isinstance(effect, Relights) else view.statistics
+        view = replace(view, rgb=rgb, statistics=after)
         records.append(record)
+    for effect in effects:
+        if isinstance(effect, Finishes):
+            view = replace(view, rgb=effect.finish(view))
     return view.rgb, tuple(records)
 
 

@@ -23,6 +23,7 @@ _CASES: tuple[dict[str, object], ...] = (
     {"fog": 150},
     {"fog": {"visibility": 150, "refine": False}},
     {"fog": {"visibility": 150, "patchiness": 0.4}},
+    {"night": 0.7},
 )
 
 

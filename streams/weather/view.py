@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from streams.errors import StreamError
 from streams.frame import Intrinsics, Scene
 from streams.weather.colour import srgb_to_linear
+from streams.weather.ground import LEVEL_GROUND, Plane, fit_ground
 from streams.weather.ground_plane import DEPTH_CAP_M, default_intrinsics, ground_plane_depth
 
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
@@ -25,11 +26,15 @@ class SceneStatistics:
         airlight: Colour of the light scattered in by haze, linear RGB in [0, 1].
         drop_radiance: Colour a falling drop refracts into the camera, linear RGB in [0, 1].
         fill_depth_m: Depth given to pixels without a measurement: 95th percentile of the measured ones, capped.
+        ground: Plane of the ground; level and 1.5 m below the camera where it cannot be fitted.
+        bright: 98th percentile over surfaces of their largest channel, sRGB in [0, 1]; a lamp is brighter.
     """
 
     airlight: tuple[float, float, float]
     drop_radiance: tuple[float, float, float]
     fill_depth_m: float
+    ground: Plane = LEVEL_GROUND
+    bright: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class View:
         camera: Intrinsics in pixels of ``rgb``.
         moment: Time, seed and ego speed.
         statistics: Segment statistics.
+        depth_measured: Whether depth came with the scene; otherwise it is the street canyon of `ground_plane_depth`.
     """
 
     rgb: NDArray[np.float32]
@@ -66,6 +72,7 @@ class View:
     camera: Intrinsics
     moment: Moment
     statistics: SceneStatistics
+    depth_measured: bool = True
 
 
 @njit(cache=True)
@@ -130,7 +137,12 @@ def estimate_statistics(scene: Scene, sky_id: int | None = None) -> SceneStatist
         airlight = pixels[np.argpartition(pixels @ _LUMINANCE, -count)[-count:]].mean(axis=0)
     cone = (airlight + upper.mean(axis=(0, 1))) / 2
     gathered = 0.94 * cone + 0.06 * linear.mean(axis=(0, 1))
-    return SceneStatistics(_triple(airlight), _triple(gathered), fill_depth_m)
+    camera = scene.intrinsics or default_intrinsics(*scene.image.shape[:2])
+    ground = LEVEL_GROUND if scene.depth_m is None else fit_ground(scene.depth_m, camera)
+    surfaces = scene.image.max(axis=2)
+    surfaces = surfaces[~sky] if sky is not None and not sky.all() else surfaces[surfaces.shape[0] // 2 :]
+    bright = float(np.percentile(surfaces, 98)) / 255
+    return SceneStatistics(triple(airlight), triple(gathered), fill_depth_m, ground, bright)
 
 
 def make_view(scene: Scene, moment: Moment, statistics: SceneStatistics, sky_id: int | None = None) -> View:
@@ -142,6 +154,7 @@ def make_view(scene: Scene, moment: Moment, statistics: SceneStatistics, sky_id:
         camera=scene.intrinsics or default_intrinsics(*scene.image.shape[:2]),
         moment=moment,
         statistics=statistics,
+        depth_measured=scene.depth_m is not None,
     )
 
 
@@ -155,5 +168,6 @@ def check_scene(scene: Scene) -> None:
             raise StreamError(f"weather: {name} is {plane.shape}, the image {image.shape[:2]}; give both at one size")
 
 
-def _triple(colour: NDArray[np.float64]) -> tuple[float, float, float]:
+def triple(colour: NDArray[np.float64]) -> tuple[float, float, float]:
+    """A colour ``(3,)`` as plain numbers."""
     return float(colour[0]), float(colour[1]), float(colour[2])
