@@ -117,7 +117,7 @@ def _build_canary(settings: MethodSettings, images: _SourceImages, seed: int, de
 
 def _unlabelled(settings: MethodSettings, images: _SourceImages, seed: int, device: torch.device) -> Iterable[Tensor]:
     """Source images for Fisher's weights and for prototypes; their labels are not looked at."""
-    wanted = {name: getattr(settings.objectives, name) for name in ("fisher", "prototype")}
+    wanted = {name: getattr(settings.objectives, name) for name in ("fisher", "prototype", "whitening")}
     counts = {name: slot.frames for name, slot in wanted.items() if slot is not None}
     if not counts:
         return ()

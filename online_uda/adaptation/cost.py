@@ -52,6 +52,11 @@ def cost_of(settings: MethodSettings) -> Cost:
         for objective in (wanted.replay, wanted.mixed):
             if objective is not None:
                 forwards, backwards = forwards + area, backwards + area
+        if wanted.adversarial is not None:
+            trains = wanted.adversarial.phase != "disc_only"
+            forwards, backwards = forwards + 1 + area, backwards + (1 + area) * trains
+        if wanted.discrepancy is not None:
+            forwards, backwards = forwards + 1 + area, backwards + 1 + area
         forwards += area / settings.replay.batch * (wanted.mixed is not None)
         forwards += area * (wanted.feature_distance is not None)
     twice = 2 if settings.optimizer.sharpness > 0.0 else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from online_uda.adaptation.class_mean import ClassMean
 from online_uda.adaptation.frame_pass import FramePass
-from online_uda.adaptation.objectives.entropy import selected_entropy
+from online_uda.adaptation.objectives.entropy import pixel_entropy, selected_entropy
 from online_uda.adaptation.patch_shuffle import shuffle_patches, window_permutation
 from online_uda.adaptation.pieces import Pieces
 from online_uda.adaptation.settings import EntropySettings
@@ -53,6 +54,10 @@ class EntropyStep:
         )  # fmt: skip
         if not kept.any():
             return None
+        scale = math.log(logits.shape[1]) if slot.normalised else 1.0
+        loss = loss / scale
+        if slot.variance > 0.0:
+            loss = loss + slot.variance * (pixel_entropy(logits) / scale).var()
         if self._mean is not None:
             self._mean.update(_mean_over(logits.detach(), kept))
         yield from self._run.backward(passed, slot.weight * loss, "entropy")

@@ -42,12 +42,8 @@ class FramePass:
             return self.student(frames)
 
 
-class FrameObjective(Protocol):
-    """A loss of the stream's frame with a memory of its own."""
-
-    def pieces(self, frames: Tensor) -> Pieces[float | None]:
-        """Adds the gradients of the weighted loss; gives it unweighted, None where nothing could be learned from."""
-        ...
+class Remembering(Protocol):
+    """An objective with a memory of its own."""
 
     def forget(self) -> None:
         """The weights go back to where they started; so does the memory."""
@@ -59,4 +55,12 @@ class FrameObjective(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores `state_dict`."""
+        ...
+
+
+class FrameObjective(Remembering, Protocol):
+    """A loss of the stream's frame."""
+
+    def pieces(self, frames: Tensor) -> Pieces[float | None]:
+        """Adds the gradients of the weighted loss; gives it unweighted, None where nothing could be learned from."""
         ...

@@ -286,6 +286,8 @@ class Recipe:
             self._look.watch(frames, decision)
         if self._memory is not None:
             self._memory.watch(decision)
+        if decision.detected:
+            self._gradients.shifted()
         if self._paused or (self._guard is not None and self._guard.resting):
             return replace(decision, learn=False, relax=False)
         return decision

@@ -86,6 +86,11 @@ def backward_pieces(passed: StagedPass, loss: Tensor, name: str) -> Pieces[None]
     """
     yield f"{name}.backward.head"
     loss.backward()
+    yield from backward_through(passed, name)
+
+
+def backward_through(passed: StagedPass, name: str) -> Pieces[None]:
+    """The rest of a backward pass, stage by stage, after a loss has left its gradients at the features."""
     for number in range(len(passed._cuts), 0, -1):
         cut = passed._cuts[number - 1]
         if not (cut.out.requires_grad or cut.mapped.requires_grad):

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import islice
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from online_uda.adaptation.distilled_step import DistilledStep
-from online_uda.adaptation.entropy_step import EntropyStep
-from online_uda.adaptation.frame_pass import FrameObjective, FramePass
-from online_uda.adaptation.likelihood_step import LikelihoodStep
+from online_uda.adaptation.adversarial_step import AdversarialStep
+from online_uda.adaptation.discrepancy_step import DiscrepancyStep
+from online_uda.adaptation.feature_terms import Contrast, Whitening
+from online_uda.adaptation.frame_objectives import frame_objectives
+from online_uda.adaptation.frame_pass import FramePass, Remembering
 from online_uda.adaptation.mixed_step import MixedObjective
 from online_uda.adaptation.norm import NormStatistics
 from online_uda.adaptation.objectives.cross_entropy import cross_entropy
 from online_uda.adaptation.objectives.feature_distance import dominated_cells, feature_distance
 from online_uda.adaptation.pieces import Effort, Pieces, narrowed, window
-from online_uda.adaptation.prototype_step import PrototypeStep
 from online_uda.adaptation.replay.source import SourceReplay
 from online_uda.adaptation.settings import MethodSettings
 from online_uda.adaptation.staged_pass import Within, backward_pieces, forward_pieces
 from online_uda.adaptation.student_mode import StudentMode
-from online_uda.adaptation.taught_step import TaughtStep
 from online_uda.adaptation.teacher import EMATeacher
 from online_uda.adaptation.views import quiet
 from online_uda.networks.segmenter import Segmenter
@@ -71,24 +69,19 @@ class StepGradients:
         self._mixed = None if self._wanted.mixed is None else MixedObjective(settings)
         self._device = next(student.parameters()).device
         run = FramePass(student, self._within(mode.on_the_frame), generator)
-        self._of_the_frame: dict[str, FrameObjective] = {}
-        if self._wanted.entropy is not None:
-            self._of_the_frame["entropy"] = EntropyStep(self._wanted.entropy, run)
-        if self._wanted.likelihood is not None:
-            self._of_the_frame["likelihood"] = LikelihoodStep(self._wanted.likelihood, run, len(classes))
-        if self._wanted.distilled is not None and bigger is not None:
-            self._of_the_frame["distilled"] = DistilledStep(self._wanted.distilled, run, bigger, autocast)
-        if self._wanted.prototype is not None and teacher is not None:
-            self._of_the_frame["prototype"] = PrototypeStep(
-                self._wanted.prototype, run, source=quiet(source, autocast), num_classes=len(classes),
-                teacher=quiet(cast(Segmenter, teacher.module), self._within(self._norm_of_teacher)),
-                images=islice(source_images, self._wanted.prototype.frames),
-            )  # fmt: skip
-        if self._wanted.taught is not None and teacher is not None:
-            self._of_the_frame["taught"] = TaughtStep(
-                self._wanted.taught, run, teacher=cast(Segmenter, teacher.module), source=source,
-                of_teacher=self._within(self._norm_of_teacher), autocast=autocast,
-            )  # fmt: skip
+        of_source = quiet(source, autocast)
+        self._of_the_frame = frame_objectives(
+            self._wanted, run, source=of_source, classes=classes, source_images=source_images, bigger=bigger,
+            frozen=source, autocast=autocast, of_teacher=self._within(self._norm_of_teacher),
+            teacher=None if teacher is None else cast(Segmenter, teacher.module),
+        )  # fmt: skip
+        on_source = FramePass(student, self._within(mode), generator)
+        adversarial, discrepancy = self._wanted.adversarial, self._wanted.discrepancy
+        self._adversarial = None if adversarial is None else AdversarialStep(adversarial, run, on_source, of_source)
+        self._discrepancy = None if discrepancy is None else DiscrepancyStep(discrepancy, run, on_source)
+        whitening, contrast = self._wanted.whitening, self._wanted.contrast
+        self._whitening = None if whitening is None else Whitening(whitening, of_source, source_images, generator)
+        self._contrast = None if contrast is None else Contrast(contrast, classes)
 
     def pieces(self, frames: Tensor, mix_ratio: float | None, effort: Effort) -> Pieces[dict[str, float]]:
         """Work through every objective; the result is their unweighted losses by name.
@@ -99,21 +92,32 @@ class StepGradients:
             effort: Share of the images to learn from.
         """
         losses: dict[str, float] = {}
-        for name, objective in self._of_the_frame.items():
-            columns = window(int(frames.shape[-1]), effort.crop, self._generator)
-            loss = yield from objective.pieces(frames[..., columns])
+        alone = self._wanted.adversarial is not None and self._wanted.adversarial.phase == "disc_only"
+        for name, objective in {} if alone else self._of_the_frame.items():
+            loss = yield from objective.pieces(self._narrow(frames, effort))
             if loss is not None:
                 losses[name] = loss
-        if self._replay is None or (self._wanted.replay is None and self._mixed is None):
+        if self._replay is None or not self._wanted.draws_source:
             return losses
         yield "replay.draw"
         images, labels = self._replay.draw(self._device)
         images, labels = narrowed(images, labels, effort.crop, self._generator)
+        if self._adversarial is not None:
+            losses["adversarial"] = yield from self._adversarial.pieces(self._narrow(frames, effort), images)
+            if alone:
+                return losses
+        if self._discrepancy is not None:
+            losses["discrepancy"] = yield from self._discrepancy.pieces(self._narrow(frames, effort), images)
         if self._wanted.replay is not None:
             losses.update((yield from self._source_labels(images, labels)))
         if self._mixed is not None and self._teacher is not None:
-            losses["mixed"] = yield from self._mixture(self._mixed, self._teacher, frames, images, labels, mix_ratio)
+            made = yield from self._mixture(self._mixed, self._teacher, frames, images, labels, mix_ratio)
+            for name, value in made.items():
+                losses[name] = losses.get(name, 0.0) + value
         return losses
+
+    def _narrow(self, frames: Tensor, effort: Effort) -> Tensor:
+        return frames[..., window(int(frames.shape[-1]), effort.crop, self._generator)]
 
     def _source_labels(self, images: Tensor, labels: Tensor) -> Pieces[dict[str, float]]:
         """Cross-entropy on labelled source images, and the distance of their features to the source network's."""
@@ -135,6 +139,15 @@ class StepGradients:
             distance = feature_distance(features.float(), anchors.float(), mask)
             total = total + apart.weight * distance
             losses["feature_distance"] = distance.item()
+        if self._whitening is not None and self._wanted.whitening is not None:
+            term = self._whitening(passed.output.features)
+            total = total + self._wanted.whitening.weight * term
+            losses["whitening"] = term.item()
+        contrast = self._wanted.contrast
+        if self._contrast is not None and contrast is not None and contrast.of != "mixed":
+            term = self._contrast(passed.output.features, labels)
+            total = total + contrast.weight * term
+            losses["contrast"] = term.item()
         yield from backward_pieces(passed, total, "replay")
         return losses
 
@@ -146,7 +159,7 @@ class StepGradients:
         images: Tensor,
         labels: Tensor,
         ratio: float | None,
-    ) -> Pieces[float]:
+    ) -> Pieces[dict[str, float]]:
         yield "mixed.teach"
         with self._norm_of_teacher(), self._autocast(), torch.no_grad():
             target = objective.crop(frames, (int(images.shape[-2]), int(images.shape[-1])), self._generator)
@@ -156,21 +169,37 @@ class StepGradients:
         passed = yield from forward_pieces(self._student, mixed.images, self._within(self._mode), "mixed")
         yield "mixed.loss"
         loss = cross_entropy(passed.output.full(), mixed.labels, mixed.weights)
-        yield from backward_pieces(passed, objective.weight * loss, "mixed")
-        return loss.item()
+        losses, total = {"mixed": loss.item()}, objective.weight * loss
+        contrast = self._wanted.contrast
+        if self._contrast is not None and contrast is not None and contrast.of != "replay":
+            term = self._contrast(passed.output.features, mixed.labels, mixed.weights)
+            total = total + contrast.weight * term
+            losses["contrast"] = term.item()
+        yield from backward_pieces(passed, total, "mixed")
+        return losses
+
+    def shifted(self) -> None:
+        """The trigger has found that the domain changed."""
+        if self._adversarial is not None:
+            self._adversarial.shifted()
 
     def forget(self) -> None:
         """The weights start anew: the memories of the objectives too."""
-        for objective in self._of_the_frame.values():
+        for objective in self._remembering().values():
             objective.forget()
+
+    def _remembering(self) -> dict[str, Remembering]:
+        """Objectives with a memory, by name."""
+        found: dict[str, Remembering] = dict(self._of_the_frame)
+        return found if self._adversarial is None else {**found, "adversarial": self._adversarial}
 
     def state_dict(self) -> dict[str, Any]:
         """Memories of the objectives."""
-        return {name: objective.state_dict() for name, objective in self._of_the_frame.items()}
+        return {name: objective.state_dict() for name, objective in self._remembering().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores `state_dict`."""
-        for name, objective in self._of_the_frame.items():
+        for name, objective in self._remembering().items():
             objective.load_state_dict(state[name])
 
     def _within(self, mode: Callable[[], AbstractContextManager[None]]) -> Within:

@@ -21,6 +21,8 @@ from streams.yaml_config import build, load_yaml
 ROOT = Path(__file__).parents[2]
 METHODS = sorted(path.stem for path in (ROOT / "configs" / "methods").glob("*.yaml"))
 SHORT = {
+    "advent": ("replay.frames=8", "objectives.adversarial.width=4"),
+    "robustnet": ("objectives.whitening.frames=4",),
     "hamlet": (
         "trigger.window=3", "trigger.up=1e-6", "trigger.down=-1e-6", "replay.frames=8", "replay.sampling=uniform",
         "trigger.near_value=0.1", "trigger.far_value=5",

@@ -53,6 +53,14 @@ HYBRID: Data = {**TENT, "scope": {"parameters": "hybrid", "window": 3, "rise": 0
 STRIDE: Data = {**DISTIL, "trigger": {"kind": "stride", "smallest": 2, "largest": 4}}
 KEEPS_UP: Data = {**STRIDE, "objectives": {"distilled": {**DISTIL["objectives"]["distilled"], "target": 1e-4}}}
 DRIFT: Data = {**REPLAY, "trigger": {"kind": "drift"}}
+ADVERSARY: Data = {**REPLAY, "objectives": {"adversarial": {"ramp": 0}}}
+RAMP: Data = {**REPLAY, "objectives": {"adversarial": {"ramp": 2}}}
+MMD: Data = {**REPLAY, "objectives": {"discrepancy": {"cells": 8, "weight": 1.0}}}
+IRW: Data = {**REPLAY, "objectives": {"replay": {}, "whitening": {"kind": "irw", "stages": [1]}}}
+ISW: Data = {**REPLAY, "objectives": {"replay": {}, "whitening": {"stages": [1], "frames": 2}}}
+CONTRAST: Data = {**REPLAY, "objectives": {"replay": {}, "contrast": {}}}
+MIXED: Data = {**TENT, "teacher": {}, "mixing": {}, "pseudo_labels": {"confidence": 0.4},
+               "replay": REPLAY["replay"], "objectives": {"mixed": {}}}  # fmt: skip
 
 ROWS: list[tuple[str, Any, Data, int]] = [
     # option, value, the method it is compared with, frames
@@ -116,6 +124,32 @@ ROWS: list[tuple[str, Any, Data, int]] = [
     ("objectives__likelihood__blur_probability", 0.0, ROID, 1),
     ("objectives__distilled__weight", 0.1, DISTIL, 1),
     ("objectives__distilled__target", 1e-4, DISTIL, 1),
+    ("objectives__entropy__normalised", True, TENT, 1),
+    ("objectives__entropy__variance", 0.5, TENT, 1),
+    ("objectives__adversarial__weight", 0.1, ADVERSARY, 1),
+    ("objectives__adversarial__reversal", 0.5, ADVERSARY, 1),
+    ("objectives__adversarial__ramp", 4, RAMP, 2),
+    ("objectives__adversarial__sees", "output", ADVERSARY, 1),
+    ("objectives__adversarial__phase", "disc_only", {**ADVERSARY, "norm": {}}, 1),
+    ("objectives__adversarial__loss", "least_squares", ADVERSARY, 1),
+    ("objectives__adversarial__width", 8, ADVERSARY, 1),
+    ("objectives__adversarial__learning_rate", 0.1, ADVERSARY, 2),
+    ("objectives__discrepancy__weight", 0.1, MMD, 1),
+    ("objectives__discrepancy__stage", 1, MMD, 1),
+    ("objectives__discrepancy__cells", 4, MMD, 1),
+    ("objectives__whitening__weight", 0.1, IRW, 1),
+    ("objectives__whitening__kind", "iw", {**IRW, "objectives": {"replay": {}, "whitening": {}}}, 1),
+    ("objectives__whitening__stages", [3], IRW, 1),
+    ("objectives__whitening__margin", 0.02, IRW, 1),
+    ("objectives__whitening__frames", 6, ISW, 1),
+    ("objectives__whitening__trials", 6, ISW, 1),
+    ("objectives__whitening__clusters", 12, ISW, 1),
+    ("objectives__whitening__jitter_strength", 0.05, ISW, 1),
+    ("objectives__contrast__weight", 0.5, CONTRAST, 1),
+    ("objectives__contrast__temperature", 0.3, CONTRAST, 1),
+    ("objectives__contrast__min_share", 0.99, CONTRAST, 1),
+    ("objectives__contrast__exclude", ["sky", "road"], CONTRAST, 1),
+    ("objectives__contrast__of", "both", {**MIXED, "objectives": {"replay": {}, "mixed": {}, "contrast": {}}}, 1),
     ("deploy", "student", TAUGHT, 2),
     ("prior_correction", True, TENT, 1),
     ("scope__window", 1, HYBRID, 8),

@@ -21,15 +21,36 @@ def _replay(method: MethodSettings) -> Iterator[KeyedError]:
     wanted = method.objectives
     calibrates = method.trigger.kind in ("drift", "hamlet")
     if method.replay is None:
-        for name in ("replay", "feature_distance"):
+        for name in ("replay", "feature_distance", "adversarial", "discrepancy", "whitening"):
             if getattr(wanted, name) is not None:
                 yield KeyedError("needs the slot replay", "objectives", name)
         if calibrates:
             yield KeyedError(f"trigger {method.trigger.kind} needs the slot replay", "trigger")
     elif wanted.feature_distance is not None and wanted.replay is None:
         yield KeyedError("needs objectives.replay, whose features it compares", "objectives", "feature_distance")
-    elif wanted.replay is None and wanted.mixed is None and not calibrates:
+    elif wanted.whitening is not None and wanted.replay is None:
+        yield KeyedError("needs objectives.replay, whose maps it whitens", "objectives", "whitening")
+    elif not wanted.draws_source and not calibrates:
         yield KeyedError("no objective or trigger uses this slot; drop it", "replay")
+
+
+def _contrast(method: MethodSettings) -> Iterator[KeyedError]:
+    slot = method.objectives.contrast
+    if slot is None:
+        return
+    for name in ("replay", "mixed"):
+        if slot.of in (name, "both") and getattr(method.objectives, name) is None:
+            text = f"is {slot.of}, which needs objectives.{name}; add that or choose another value"
+            yield KeyedError(text, "objectives", "contrast", "of")
+
+
+def _adversarial(method: MethodSettings) -> Iterator[KeyedError]:
+    slot = method.objectives.adversarial
+    if slot is None or slot.phase != "disc_only":
+        return
+    if method.norm.moves or method.student_mode == "train":
+        text = "disc_only leaves the segmenter alone; set norm.statistics to source or batch, and student_mode to eval"
+        yield KeyedError(text, "objectives", "adversarial", "phase")
 
 
 def _mixed(method: MethodSettings) -> Iterator[KeyedError]:
@@ -100,9 +121,8 @@ def _fisher(method: MethodSettings) -> Iterator[KeyedError]:
 
 
 def _sharpness(method: MethodSettings) -> Iterator[KeyedError]:
-    draws = method.objectives.replay is not None or method.objectives.mixed is not None
-    if method.optimizer.sharpness > 0.0 and draws:
-        text = "takes the same step twice, and replayed images would differ; drop it or the replay and mixed objectives"
+    if method.optimizer.sharpness > 0.0 and method.objectives.draws_source:
+        text = "takes the same step twice, and replayed images would differ; drop it or the objectives that draw them"
         yield KeyedError(text, "optimizer", "sharpness")
 
 
@@ -134,5 +154,5 @@ def _memory(method: MethodSettings) -> Iterator[KeyedError]:
 
 RULES = (
     _replay, _mixed, _teacher, _deploy, _scope, _adapters, _guards, _fisher, _sharpness, _recovery, _stride,
-    _memory,
+    _memory, _contrast, _adversarial,
 )  # fmt: skip

@@ -8,6 +8,12 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from online_uda.adaptation.settings.base import BelowOne, Cells, NotNegative, Positive, PositiveShare, Share, SlotModel
+from online_uda.adaptation.settings.domains import (
+    AdversarialSettings,
+    ContrastSettings,
+    DiscrepancySettings,
+    WhiteningSettings,
+)
 from streams.yaml_config import KeyedError
 
 
@@ -48,10 +54,13 @@ class EntropySettings(SlotModel):
     """Entropy of the prediction of the target frame (TENT; the filters and weights of ETA and DeYO as switches).
 
     ``max_entropy`` keeps pixels below that share of ln C. ``eta_weighting`` weighs them by ``exp(E0 - H)``, with
-    ``reference`` as E0 in shares of ln C (None: ``max_entropy``).
+    ``reference`` as E0 in shares of ln C (None: ``max_entropy``). ``normalised`` divides by ln C; ``variance`` is a
+    factor on the variance over pixels (MinEnt).
     """
 
     weight: NotNegative = 1.0
+    normalised: bool = False
+    variance: NotNegative = 0.0
     max_entropy: PositiveShare | None = None
     eta_weighting: bool = False
     reference: PositiveShare | None = None
@@ -208,8 +217,17 @@ class ObjectiveSettings(SlotModel):
     likelihood: LikelihoodSettings | None = None
     distilled: DistilledSettings | None = None
     prototype: PrototypeSettings | None = None
+    adversarial: AdversarialSettings | None = None
+    discrepancy: DiscrepancySettings | None = None
+    whitening: WhiteningSettings | None = None
+    contrast: ContrastSettings | None = None
 
     @property
     def weighs_source(self) -> bool:
         """Whether source images are looked at before the stream begins."""
-        return self.fisher is not None or self.prototype is not None
+        return self.fisher is not None or self.prototype is not None or self.whitening is not None
+
+    @property
+    def draws_source(self) -> bool:
+        """Whether a step draws labelled source images."""
+        return any(part is not None for part in (self.replay, self.mixed, self.adversarial, self.discrepancy))
