@@ -128,14 +128,42 @@ def make_drop_field(
         mass = N0_PER_M3_MM * np.exp(-slope * middle) * np.diff(edges)
         # Larger drops are counted as 6 mm ones: beyond that drops break up.
         mass = np.append(mass, N0_PER_M3_MM / slope * math.exp(-slope * DIAMETER_MAX_MM))
-        size = np.append(middle, DIAMETER_MAX_MM)
-        cumulative = np.cumsum(mass * _box_volume_m3(size * 1e-3, height, width, camera, margin))
-        count = round(float(cumulative[-1]))
-        # Stratified quantiles: the size histogram of every seed matches the distribution closely.
-        jitter = uniform_column(key, count, -1, 0)
-        index = np.searchsorted(cumulative, (np.arange(count) + jitter) / max(count, 1) * cumulative[-1])
-        diameter = size[np.minimum(index, size.size - 1)]
+        diameter = draw_sizes(key, np.append(middle, DIAMETER_MAX_MM), mass, height, width, camera, margin)
     return DropField(key, diameter * 1e-3, fall_speed_mps(diameter), camera, height, width, margin, wind_mps)
+
+
+def kept_at_rate(field: DropField, rate_mm_h: float, ceiling_mm_h: float) -> NDArray[np.bool_]:
+    """Which drops of a field drawn for ``ceiling_mm_h`` fall at a lower rate: ``(n,)`` bool.
+
+    N0 is the same at every rate, so that keeping a drop of diameter D with probability exp(-(L - L_ceiling) D) gives
+    exactly the sizes of the lower rate; each drop decides once, so that rain that grows adds drops and moves none.
+    """
+    excess = slope_per_mm(rate_mm_h) - slope_per_mm(ceiling_mm_h)
+    mark = uniform_column(field.key, field.diameter_m.size, -1, 7)
+    return np.asarray(mark < np.exp(-excess * field.diameter_m * 1e3))
+
+
+def draw_sizes(
+    key: np.uint64, size_mm: NDArray[np.float64], mass_per_m3: NDArray[np.float64], height: int, width: int,
+    camera: Intrinsics, margin_m: float,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Diameters in mm, ascending, of all particles in their boxes.
+
+    Args:
+        key: Key of the random numbers.
+        size_mm: ``(k,)`` diameters, ascending.
+        mass_per_m3: ``(k,)`` particles of each size in a cubic metre.
+        height: Rows of the image.
+        width: Columns of the image.
+        camera: Intrinsics in pixels.
+        margin_m: Room around the frustum.
+    """
+    cumulative = np.cumsum(mass_per_m3 * _box_volume_m3(size_mm * 1e-3, height, width, camera, margin_m))
+    count = round(float(cumulative[-1]))
+    # Stratified quantiles: the size histogram of every seed matches the distribution closely.
+    jitter = uniform_column(key, count, -1, 0)
+    index = np.searchsorted(cumulative, (np.arange(count) + jitter) / max(count, 1) * cumulative[-1])
+    return size_mm[np.minimum(index, size_mm.size - 1)]
 
 
 def _box_volume_m3(

@@ -10,16 +10,16 @@ from numba import njit
 from numpy.typing import NDArray
 
 from streams.weather.colour import decode, encode
-from streams.weather.counter_rng import event_key, uniform
+from streams.weather.counter_rng import event_key
 from streams.weather.effect import Metadata, check_flag, check_number
 from streams.weather.ground_plane import DEPTH_CAP_M
 from streams.weather.guided_filter import guided_filter
+from streams.weather.value_noise import value_noise
 from streams.weather.view import View
 
 _REFINE_RADIUS_PER_WIDTH = 20 / 1024
 _REFINE_EPSILON = 1e-3
 _BANK_SIZE_M = 20.0
-_OCTAVES = 3
 _RAY_STEPS = 64
 _DRIFT_MPS = 1.0
 _MIST_TINT = (0.9, 1.0, 1.1)
@@ -105,23 +105,6 @@ def _blend(
 
 
 @njit(cache=True)
-def _value_noise(key: np.uint64, x: float, z: float) -> float:
-    """Three octaves of value noise over the ground, smooth, in [-1, 1]."""
-    total, weight, scale = 0.0, 0.0, 1.0
-    for octave in range(_OCTAVES):
-        px, pz = x * scale / _BANK_SIZE_M, z * scale / _BANK_SIZE_M
-        ix, iz = math.floor(px), math.floor(pz)
-        fx, fz = px - ix, pz - iz
-        sx, sz = fx * fx * (3 - 2 * fx), fz * fz * (3 - 2 * fz)
-        near = uniform(key, ix, iz, octave) * (1 - sx) + uniform(key, ix + 1, iz, octave) * sx
-        far = uniform(key, ix, iz + 1, octave) * (1 - sx) + uniform(key, ix + 1, iz + 1, octave) * sx
-        total += ((near * (1 - sz) + far * sz) * 2 - 1) / scale
-        weight += 1 / scale
-        scale *= 2
-    return total / weight
-
-
-@njit(cache=True)
 def _patchy_transmission(
     depth_m: NDArray[np.float32], beta: float, patchiness: float, fx: float, cx: float, key: np.uint64,
     drift_m: float, driven_m: float,
@@ -135,7 +118,7 @@ def _patchy_transmission(
         aside = (column + 0.5 - cx) / fx
         for k in range(_RAY_STEPS):
             z = (k + 0.5) * step_m
-            noise = _value_noise(key, aside * z - drift_m, z + driven_m)
+            noise = value_noise(key, (aside * z - drift_m) / _BANK_SIZE_M, (z + driven_m) / _BANK_SIZE_M)
             optical[k + 1] = optical[k] + beta * (1 + patchiness * noise) * step_m
         for row in range(rows):
             position = depth_m[row, column] / step_m

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from streams.weather.colour import decode, encode_image
+from streams.weather.colour import decode, encode_image, linear_to_srgb, srgb_to_linear
 from streams.weather.effect import Metadata, check_choice, check_flag, check_number
 from streams.weather.ground import heights_m
 from streams.weather.sensor import noisy
@@ -82,7 +82,14 @@ class Night:
         """Airlight and drops as dark as the sky; see `streams.weather.effect.Relights`."""
         light = self.light.astype(np.float64)
         airlight, drops = light * self.sky_light * statistics.airlight, light * statistics.drop_radiance
-        return replace(statistics, airlight=triple(airlight), drop_radiance=triple(drops))
+        linear_grey = float(srgb_to_linear(np.array(statistics.grey))) * light.mean()
+        return replace(
+            statistics,
+            airlight=triple(airlight),
+            drop_radiance=triple(drops),
+            grey=float(linear_to_srgb(np.array(linear_grey))),
+            light=triple(light * statistics.light),
+        )
 
     def linear(self, view: View) -> NDArray[np.float32]:
         """``(H, W, 3)`` float32 linear light before the sensor; lamps may exceed 1."""

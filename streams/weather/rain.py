@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from streams.weather.colour import decode, encode_with_histogram, offset_for_mean, subtract_clipped
 from streams.weather.counter_rng import uniform_column
-from streams.weather.drops import DropField, make_drop_field
+from streams.weather.drops import DropField, kept_at_rate, make_drop_field
 from streams.weather.effect import Metadata, check_flag, check_number
 from streams.weather.streaks import Streaks, draw_streaks, make_streaks
 from streams.weather.view import View
@@ -43,6 +43,8 @@ class Rain:
         exposure_ms: Exposure time of the camera.
         wind_mps: Sideways wind, positive to the right.
         ripple: Vary the brightness along streaks as oscillating drops do.
+        ceiling_mm_h: Largest rate that rain of changing rate reaches; its drops are those of this rate, thinned, so
+            that no drop jumps when the rate changes. None draws the drops of the rate itself.
     """
 
     rate_mm_h: float = 50.0
@@ -51,6 +53,7 @@ class Rain:
     exposure_ms: float = 5.0
     wind_mps: float = 0.0
     ripple: bool = False
+    ceiling_mm_h: float | None = None
 
     def __post_init__(self) -> None:
         check_number("rain", "rate", self.rate_mm_h, 0, 1000, "mm/h")
@@ -60,18 +63,27 @@ class Rain:
         check_number("rain", "exposure", self.exposure_ms, 0.1, 100, "ms")
         check_number("rain", "wind", self.wind_mps, -30, 30, "m/s")
         check_flag("rain", "ripple", self.ripple)
+        if self.ceiling_mm_h is not None:
+            check_number("rain", "ceiling", self.ceiling_mm_h, self.rate_mm_h, 1000, "mm/h")
 
     def field(self, view: View) -> DropField:
         """The drops in front of the camera of ``view``."""
         height, width = view.depth_m.shape
         return make_drop_field(
-            self.rate_mm_h, height, width, view.camera, self.exposure_ms / 1000, self.wind_mps, view.moment.seed
+            self.ceiling_mm_h or self.rate_mm_h,
+            height,
+            width,
+            view.camera,
+            self.exposure_ms / 1000,
+            self.wind_mps,
+            view.moment.seed,
         )
 
     def streaks(self, view: View) -> Streaks:
         """The streaks at the moment of ``view``, far to near."""
-        moment = view.moment
-        return make_streaks(self.field(view), moment.t_seconds, self.exposure_ms / 1000, moment.ego_speed_mps)
+        moment, field = view.moment, self.field(view)
+        kept = kept_at_rate(field, self.rate_mm_h, self.ceiling_mm_h) if self.ceiling_mm_h else None
+        return make_streaks(field, moment.t_seconds, self.exposure_ms / 1000, moment.ego_speed_mps, kept)
 
     def apply(self, view: View) -> tuple[NDArray[np.float32], Metadata]:
         """Dim by distance, draw the streaks, restore the mean; see `streams.weather.effect.Effect.apply`."""

@@ -10,6 +10,9 @@ from streams.weather.effect import Effect
 from streams.weather.fog import Fog
 from streams.weather.night import Night
 from streams.weather.rain import Rain
+from streams.weather.smog import Smog
+from streams.weather.snow import Snow
+from streams.weather.wildfire import Wildfire
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,37 @@ EVENTS: dict[str, WeatherEvent] = {
                 Parameter("noise", "noise", "", "sensor noise, anew every frame"),
                 Parameter("stops", "stops", "", "amplification of the camera; more is noisier"),
                 Parameter("chroma_blur", "chroma_blur", "", "smooth colour after the noise"),
+            ),
+        ),
+        WeatherEvent(
+            "snow",
+            Snow,
+            "falling flakes, the haze of small ones, and snow that settles",
+            (
+                Parameter("rate", "rate_mm_h", "mm/h", "water in the falling snow; 1 is light, 5 heavy, 10 a blizzard"),
+                Parameter("dry", "dry", "", "dry snow, which dims far more"),
+                Parameter("exposure", "exposure_ms", "ms", "exposure time"),
+                Parameter("wind", "wind_mps", "m/s", "sideways wind, positive to the right"),
+                Parameter("settled", "settled_mm", "mm", "water in the snow that lies on the ground at the start"),
+            ),
+        ),
+        WeatherEvent(
+            "smog",
+            Smog,
+            "yellow haze by distance",
+            (
+                Parameter("strength", "strength", "", "1 is the published look, up to 3"),
+                Parameter("range", "range_m", "m", "distance from which on it is fullest"),
+                Parameter("mode", "mode", "", "video, or climategan (each frame by its own range)"),
+            ),
+        ),
+        WeatherEvent(
+            "wildfire",
+            Wildfire,
+            "a warm dark scene under an orange sky",
+            (
+                Parameter("strength", "strength", "", "1 is the published look"),
+                Parameter("mode", "mode", "", "video, or climategan (each frame by its own mean, 8 bits)"),
             ),
         ),
     )

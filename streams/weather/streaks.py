@@ -46,7 +46,13 @@ class Streaks:
         return np.hypot(*(self.tail - self.head).T)
 
 
-def make_streaks(field: DropField, t_seconds: float, exposure_s: float, ego_speed_mps: float = 0.0) -> Streaks:
+def make_streaks(
+    field: DropField,
+    t_seconds: float,
+    exposure_s: float,
+    ego_speed_mps: float = 0.0,
+    kept: NDArray[np.bool_] | None = None,
+) -> Streaks:
     """The streaks that touch the image during the exposure that starts at ``t_seconds`` (spec section 2).
 
     Args:
@@ -54,16 +60,31 @@ def make_streaks(field: DropField, t_seconds: float, exposure_s: float, ego_spee
         t_seconds: Time at which the shutter opens.
         exposure_s: Exposure time.
         ego_speed_mps: Forward speed of the camera.
+        kept: ``(n,)`` which drops of the field fall; None keeps all.
     """
-    camera = field.camera
     start = field.positions(t_seconds, ego_speed_mps)
-    drop = np.flatnonzero(start[:, 2] >= NEAR_CLIP_M)
+    seen = start[:, 2] >= NEAR_CLIP_M
+    drop = np.flatnonzero(seen if kept is None else seen & kept)
     drop = drop[np.argsort(-start[drop, 2], kind="stable")]
-    start, diameter = start[drop], field.diameter_m[drop]
     motion = np.stack(
         [np.full(drop.size, field.wind_mps), field.speed_mps[drop], np.full(drop.size, -ego_speed_mps)], axis=1
     )
-    end = start + motion * exposure_s
+    return project_streaks(field, drop, start[drop], motion * exposure_s)
+
+
+def project_streaks(
+    field: DropField, drop: NDArray[np.int64], start: NDArray[np.float64], path: NDArray[np.float64]
+) -> Streaks:
+    """Streaks of particles that touch the image.
+
+    Args:
+        field: What the particles belong to.
+        drop: ``(n,)`` their indices, far to near.
+        start: ``(n, 3)`` metres when the shutter opens, none nearer than the near clip.
+        path: ``(n, 3)`` metres that each moves during the exposure.
+    """
+    camera, diameter = field.camera, field.diameter_m[drop]
+    end = start + path
     end[:, 2] = np.maximum(end[:, 2], NEAR_CLIP_M / 4)  # a drop never passes through the lens within an exposure
     focal, centre = np.array([camera.fx, camera.fy]), np.array([camera.cx, camera.cy])
     head = start[:, :2] / start[:, 2:] * focal + centre

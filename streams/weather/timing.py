@@ -24,6 +24,10 @@ _CASES: tuple[dict[str, object], ...] = (
     {"fog": {"visibility": 150, "refine": False}},
     {"fog": {"visibility": 150, "patchiness": 0.4}},
     {"night": 0.7},
+    {"snow": 5},
+    {"snow": {"rate": 5, "settled": 1}},
+    {"smog": 1},
+    {"wildfire": 1},
 )
 
 

@@ -14,6 +14,7 @@ from streams.weather.colour import srgb_to_linear
 from streams.weather.ground import LEVEL_GROUND, Plane, fit_ground
 from streams.weather.ground_plane import DEPTH_CAP_M, default_intrinsics, ground_plane_depth
 
+LUMA = np.array([0.299, 0.587, 0.114])
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 _FEWEST_SKY_SHARE = 1e-3
 
@@ -28,6 +29,8 @@ class SceneStatistics:
         fill_depth_m: Depth given to pixels without a measurement: 95th percentile of the measured ones, capped.
         ground: Plane of the ground; level and 1.5 m below the camera where it cannot be fitted.
         bright: 98th percentile over surfaces of their largest channel, sRGB in [0, 1]; a lamp is brighter.
+        grey: Mean luma (Rec. 601) of the frame, sRGB in [0, 1].
+        light: Linear RGB share of daylight; below 1 once night has fallen on the frame.
     """
 
     airlight: tuple[float, float, float]
@@ -35,6 +38,8 @@ class SceneStatistics:
     fill_depth_m: float
     ground: Plane = LEVEL_GROUND
     bright: float = 1.0
+    grey: float = 0.5
+    light: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +147,8 @@ def estimate_statistics(scene: Scene, sky_id: int | None = None) -> SceneStatist
     surfaces = scene.image.max(axis=2)
     surfaces = surfaces[~sky] if sky is not None and not sky.all() else surfaces[surfaces.shape[0] // 2 :]
     bright = float(np.percentile(surfaces, 98)) / 255
-    return SceneStatistics(triple(airlight), triple(gathered), fill_depth_m, ground, bright)
+    grey = float((scene.image.mean(axis=(0, 1)) / 255) @ LUMA)
+    return SceneStatistics(triple(airlight), triple(gathered), fill_depth_m, ground, bright, grey)
 
 
 def make_view(scene: Scene, moment: Moment, statistics: SceneStatistics, sky_id: int | None = None) -> View:

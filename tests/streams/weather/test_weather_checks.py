@@ -32,8 +32,8 @@ from streams.weather.view import View, make_view
 
 RATES = (25, 50, 75, 100, 200)
 VISIBILITIES = (750, 375, 150, 75)
-INTENSITY_0 = {"rain": 0, "fog": float("inf"), "night": 0}
-SOME = {"rain": 100, "fog": 150, "night": 0.7}
+INTENSITY_0 = {"rain": 0, "fog": float("inf"), "night": 0, "snow": 0, "smog": 0, "wildfire": 0}
+SOME = {"rain": 100, "fog": 150, "night": 0.7, "snow": 5, "smog": 1, "wildfire": 1}
 
 
 def without_depth(scene: Scene) -> Scene:
@@ -71,7 +71,15 @@ def test_check_1_intensity_0_returns_the_input(event: str, with_depth: bool) -> 
 # -- check 2: same arguments -> identical bytes; frame 57 alone equals frame 57 of a run
 
 
-@pytest.mark.parametrize("weather", [{"rain": 100}, {"fog": {"visibility": 150, "patchiness": 0.4}}, {"night": 0.7}])
+@pytest.mark.parametrize(
+    "weather",
+    [
+        {"rain": 100},
+        {"fog": {"visibility": 150, "patchiness": 0.4}},
+        {"night": 0.7},
+        {"snow": {"rate": 3, "settled": 1}},
+    ],
+)
 @pytest.mark.parametrize("with_depth", [True, False])
 def test_check_2_frame_57_alone_equals_frame_57_of_a_run(weather: dict, with_depth: bool, road: Scene) -> None:
     scene = road if with_depth else without_depth(road)

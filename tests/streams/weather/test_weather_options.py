@@ -165,3 +165,17 @@ def test_contrast_threshold_is_recorded_and_thickens_fog(road: Scene) -> None:
 def test_values_out_of_range_are_refused_with_the_key(effect: type, options: dict) -> None:
     with pytest.raises(StreamError, match=f"weather {effect.__name__.lower()}: .* must be"):
         effect(**options)
+
+
+def test_rain_below_its_ceiling_has_the_drops_of_its_rate_and_moves_none(road: Scene) -> None:
+    view = view_of(road)
+    for rate in (25, 100):
+        free = [len(Rain(rate).streaks(view_of(road, t_seconds=t)).drop) for t in (0.1, 5.1, 9.7)]
+        thinned = [len(Rain(rate, ceiling_mm_h=200).streaks(view_of(road, t_seconds=t)).drop) for t in (0.1, 5.1, 9.7)]
+        assert np.mean(thinned) == pytest.approx(np.mean(free), rel=0.1)
+    light, heavy = (Rain(rate, ceiling_mm_h=200).streaks(view) for rate in (60, 70))
+    _, i, j = np.intersect1d(light.drop, heavy.drop, return_indices=True)
+    assert len(i) == len(light.drop) < len(heavy.drop)
+    np.testing.assert_array_equal(light.head[i], heavy.head[j])
+    with pytest.raises(StreamError, match="weather rain: ceiling must be"):
+        Rain(50, ceiling_mm_h=20)
