@@ -50,7 +50,8 @@ class Visit(ConfigModel):
         folder: Folder of frames (``images/`` and optional ``labels/``, or images alone); absolute once loaded.
         town: The built-in town, unlimited.
         stream: Camera, address, video file or images (`streams.live.feed`); the only visit of its schedule.
-        weather: Events in the order of application, such as ``{rain: 50}``; empty is clear.
+        weather: Events in the order of application, such as ``{rain: 50}``; empty is clear. Numbers may change over
+            the visit (``{rain: {from: 0, to: 100}}``) or wander (``{rain: {walk: [0, 150]}}``).
         frames: Length; None takes the schedule's, or the whole folder.
     """
 

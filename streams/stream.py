@@ -236,7 +236,8 @@ class _VisitPlayer:
             speed = self._source.speed_mps
             self._segment = WeatherStream(self._weather, self._seed, first, ego_speed_mps=speed)
         # The stream's clock, not the visit's: the same road under the same rain twice meets other drops.
-        image, _ = self._segment.render(scene, frame_index=index, t_seconds=timestamp_s)
+        progress = (index - self._plan.first) / max(1, self._plan.frames - 1)
+        image, _ = self._segment.render(scene, frame_index=index, t_seconds=timestamp_s, progress=progress)
         return image
 
     def _first_scene(self, fallback: Scene) -> Scene:

@@ -8,6 +8,7 @@
 """
 
 from streams.weather.effect import Effect, Metadata
+from streams.weather.moving import Changing
 from streams.weather.parse import CLEAR, Weather, parse_effect, parse_weather
 from streams.weather.registry import EVENTS, Parameter, WeatherEvent
 from streams.weather.render import render, render_weather
@@ -17,6 +18,7 @@ from streams.weather.view import Moment, SceneStatistics, estimate_statistics
 __all__ = [
     "CLEAR",
     "EVENTS",
+    "Changing",
     "Effect",
     "Metadata",
     "Moment",

@@ -1,4 +1,9 @@
-"""Weather as a schedule writes it: ``{rain: 50}``, ``{fog: 150, rain: {rate: 50, match_mean: false}}``."""
+"""Weather as a schedule writes it: ``{rain: 50}``, ``{fog: 150, rain: {rate: 50, match_mean: false}}``.
+
+Effects are applied in the order in which they are written. A camera sees them best in the order of the light: what
+lies on the ground (flood, settled snow), then night, then what hangs in the air (fog, smog, snow, rain), then wildfire.
+Night dims whatever is written after it, and sensor noise comes last wherever night stands.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +14,27 @@ from typing import cast
 
 from streams.errors import StreamError
 from streams.weather.effect import Effect
+from streams.weather.moving import Changing, is_move, parse_move
 from streams.weather.registry import EVENTS
+from streams.weather.view import Moment
 
 
 @dataclass(frozen=True, slots=True)
 class Weather:
     """Effects in the order in which they are applied; none is clear weather."""
 
-    effects: tuple[Effect, ...] = ()
+    effects: tuple[Effect | Changing, ...] = ()
+
+    def at(self, moment: Moment) -> tuple[Effect, ...]:
+        """The effects as they are at a moment of the segment."""
+        return tuple(effect.at(moment) if isinstance(effect, Changing) else effect for effect in self.effects)
 
 
 CLEAR = Weather()
 
 
-def parse_effect(event: str, options: object = None) -> Effect:
-    """One effect from its name and either a number (its first parameter) or a mapping of parameters.
+def parse_effect(event: str, options: object = None) -> Effect | Changing:
+    """One effect from its name and a number (its first parameter), a mapping of parameters, or a change of either.
 
     Args:
         event: Key in `streams.weather.EVENTS`.
@@ -40,7 +51,7 @@ def parse_effect(event: str, options: object = None) -> Effect:
     keys = [parameter.key for parameter in registered.parameters]
     if options is None:
         given: Mapping[object, object] = {}
-    elif isinstance(options, Mapping):
+    elif isinstance(options, Mapping) and not is_move(options):
         given = options
     else:
         given = {keys[0]: options}
@@ -49,7 +60,17 @@ def parse_effect(event: str, options: object = None) -> Effect:
             raise StreamError(
                 f"weather {event}: unknown parameter {key!r}{_hint(str(key), keys)}; known: {', '.join(keys)}"
             )
-    return registered.build({str(key): value for key, value in given.items()})
+    moving = {str(key): value for key, value in given.items() if is_move(value)}
+    fixed = {str(key): value for key, value in given.items() if key not in moving}
+    if not moving:
+        return registered.build(fixed)
+    parameters = {parameter.key: parameter for parameter in registered.parameters}
+    moves = tuple(
+        (key, parse_move(event, parameters[key], cast(Mapping[object, object], value))) for key, value in moving.items()
+    )
+    changing = Changing(registered, tuple(fixed.items()), moves)
+    changing.check()
+    return changing
 
 
 def parse_weather(mapping: Mapping[str, object] | None) -> Weather:

@@ -24,12 +24,18 @@ class Parameter:
         field: Keyword of the factory, such as ``rate_mm_h``.
         unit: Unit, or an empty string.
         description: One line.
+        movable: Whether it may change during a visit.
+        reciprocal: Changes evenly in its reciprocal.
+        ceiling_field: Keyword that takes the largest value reached, where the effect must know it beforehand.
     """
 
     key: str
     field: str
     unit: str
     description: str
+    movable: bool = False
+    reciprocal: bool = False
+    ceiling_field: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +54,10 @@ class WeatherEvent:
     description: str
     parameters: tuple[Parameter, ...]
 
-    def build(self, options: dict[str, Any]) -> Effect:
-        """The effect with ``options`` given by parameter key; unknown keys are the caller's business."""
-        fields = {parameter.key: parameter.field for parameter in self.parameters}
-        return self.factory(**{fields[key]: value for key, value in options.items()})
+    def build(self, options: dict[str, Any], fields: dict[str, Any] | None = None) -> Effect:
+        """The effect with ``options`` by parameter key and ``fields`` by keyword, all of them known ones."""
+        names = {parameter.key: parameter.field for parameter in self.parameters}
+        return self.factory(**{names[key]: value for key, value in options.items()}, **(fields or {}))
 
 
 EVENTS: dict[str, WeatherEvent] = {
@@ -62,9 +68,16 @@ EVENTS: dict[str, WeatherEvent] = {
             Rain,
             "streaks of falling drops and the haze of those too small to see",
             (
-                Parameter("rate", "rate_mm_h", "mm/h", "rain rate; 25 is heavy, 200 a cloudburst"),
+                Parameter(
+                    "rate",
+                    "rate_mm_h",
+                    "mm/h",
+                    "rain rate; 25 is heavy, 200 a cloudburst",
+                    True,
+                    ceiling_field="ceiling_mm_h",
+                ),
                 Parameter("match_mean", "match_mean", "", "keep the mean brightness of the frame"),
-                Parameter("gain", "gain", "", "brightness of streaks; 1 is true to energy and faint"),
+                Parameter("gain", "gain", "", "brightness of streaks; 1 is true to energy and faint", True),
                 Parameter("exposure", "exposure_ms", "ms", "exposure time; longer makes longer streaks"),
                 Parameter("wind", "wind_mps", "m/s", "sideways wind, positive to the right"),
                 Parameter("ripple", "ripple", "", "vary the brightness along streaks"),
@@ -75,10 +88,12 @@ EVENTS: dict[str, WeatherEvent] = {
             Fog,
             "loss of contrast with distance, by visibility",
             (
-                Parameter("visibility", "visibility_m", "m", "distance at which contrast falls to the threshold"),
+                Parameter(
+                    "visibility", "visibility_m", "m", "distance at which contrast falls to the threshold", True, True
+                ),
                 Parameter("contrast", "contrast_threshold", "", "contrast that defines visibility, 0.05 or 0.02"),
                 Parameter("refine", "refine", "", "smooth transmission along image edges"),
-                Parameter("patchiness", "patchiness", "", "share by which density varies in drifting banks"),
+                Parameter("patchiness", "patchiness", "", "share by which density varies in drifting banks", True),
                 Parameter("mist", "mist", "", "scatter blue more than red"),
             ),
         ),
@@ -87,12 +102,12 @@ EVENTS: dict[str, WeatherEvent] = {
             Night,
             "dusk to deep night: less light, lamps that glow, headlights, sensor noise",
             (
-                Parameter("strength", "strength", "", "0 is day, 0.25 dusk, 0.5 a lit evening, 1 deep night"),
+                Parameter("strength", "strength", "", "0 is day, 0.25 dusk, 0.5 a lit evening, 1 deep night", True),
                 Parameter("tint", "tint", "", "moon (blue) or sodium (yellow street light)"),
                 Parameter("lamps", "lamps", "", "small bright things above the ground shine"),
                 Parameter("headlights", "headlights", "", "the car's own light on the ground ahead"),
                 Parameter("noise", "noise", "", "sensor noise, anew every frame"),
-                Parameter("stops", "stops", "", "amplification of the camera; more is noisier"),
+                Parameter("stops", "stops", "", "amplification of the camera; more is noisier", True),
                 Parameter("chroma_blur", "chroma_blur", "", "smooth colour after the noise"),
             ),
         ),
@@ -101,11 +116,20 @@ EVENTS: dict[str, WeatherEvent] = {
             Snow,
             "falling flakes, the haze of small ones, and snow that settles",
             (
-                Parameter("rate", "rate_mm_h", "mm/h", "water in the falling snow; 1 is light, 5 heavy, 10 a blizzard"),
+                Parameter(
+                    "rate",
+                    "rate_mm_h",
+                    "mm/h",
+                    "water in the falling snow; 1 is light, 5 heavy, 10 a blizzard",
+                    True,
+                    ceiling_field="ceiling_mm_h",
+                ),
                 Parameter("dry", "dry", "", "dry snow, which dims far more"),
                 Parameter("exposure", "exposure_ms", "ms", "exposure time"),
                 Parameter("wind", "wind_mps", "m/s", "sideways wind, positive to the right"),
-                Parameter("settled", "settled_mm", "mm", "water in the snow that lies on the ground at the start"),
+                Parameter(
+                    "settled", "settled_mm", "mm", "water in the snow that lies on the ground at the start", True
+                ),
             ),
         ),
         WeatherEvent(
@@ -113,8 +137,8 @@ EVENTS: dict[str, WeatherEvent] = {
             Smog,
             "yellow haze by distance",
             (
-                Parameter("strength", "strength", "", "1 is the published look, up to 3"),
-                Parameter("range", "range_m", "m", "distance from which on it is fullest"),
+                Parameter("strength", "strength", "", "1 is the published look, up to 3", True),
+                Parameter("range", "range_m", "m", "distance from which on it is fullest", True),
                 Parameter("mode", "mode", "", "video, or climategan (each frame by its own range)"),
             ),
         ),
@@ -123,7 +147,7 @@ EVENTS: dict[str, WeatherEvent] = {
             Wildfire,
             "a warm dark scene under an orange sky",
             (
-                Parameter("strength", "strength", "", "1 is the published look"),
+                Parameter("strength", "strength", "", "1 is the published look", True),
                 Parameter("mode", "mode", "", "video, or climategan (each frame by its own mean, 8 bits)"),
             ),
         ),

@@ -47,6 +47,7 @@ def render(
     ego_speed_mps: float = 0.0,
     statistics: SceneStatistics | None = None,
     sky_id: int | None = None,
+    progress: float = 0.0,
 ) -> tuple[NDArray[np.uint8], Metadata]:
     """Render one event onto a scene (spec section 1). The same arguments give the same bytes.
 
@@ -60,6 +61,7 @@ def render(
         ego_speed_mps: Forward speed of the camera, constant over the segment.
         statistics: Statistics of the segment; None estimates them from this scene alone.
         sky_id: Id of sky in ``scene.label`` for pixels without depth. None never reads the label.
+        progress: How far the segment has come, in [0, 1]; only for parameters that change.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB and the record of what was done.
@@ -69,7 +71,7 @@ def render(
     """
     effect = parse_effect(event, params)
     image, records = render_weather(
-        scene, Weather((effect,)), Moment(frame_index, t_seconds, seed, ego_speed_mps),
+        scene, Weather((effect,)), Moment(frame_index, t_seconds, seed, ego_speed_mps, progress),
         statistics or estimate_statistics(scene, sky_id), sky_id,
     )  # fmt: skip
     return image, records[0]
@@ -85,5 +87,5 @@ def render_weather(
     """
     if not weather.effects:
         return scene.image, ()
-    rgb, records = apply_effects(make_view(scene, moment, statistics, sky_id), weather.effects)
+    rgb, records = apply_effects(make_view(scene, moment, statistics, sky_id), weather.at(moment))
     return to_uint8(rgb), records

@@ -42,7 +42,7 @@ class WeatherStream:
         self.statistics: SceneStatistics = estimate_statistics(segment_first_scene, sky_id)
 
     def render(
-        self, scene: Scene, *, frame_index: int, t_seconds: float
+        self, scene: Scene, *, frame_index: int, t_seconds: float, progress: float = 0.0
     ) -> tuple[NDArray[np.uint8], tuple[Metadata, ...]]:
         """The frame under this weather.
 
@@ -50,9 +50,10 @@ class WeatherStream:
             scene: A clear frame of the segment.
             frame_index: Index in the stream.
             t_seconds: Time since the start of the segment, or any clock that runs through it.
+            progress: How far the segment has come, 0 at its first frame and 1 at its last.
 
         Returns:
             ``(H, W, 3)`` uint8 RGB (``scene.image`` itself in clear weather) and one record an effect.
         """
-        moment = Moment(frame_index, t_seconds, self.seed, self.ego_speed_mps)
+        moment = Moment(frame_index, t_seconds, self.seed, self.ego_speed_mps, progress)
         return render_weather(scene, self.weather, moment, self.statistics, self.sky_id)

@@ -51,12 +51,14 @@ class Moment:
         t_seconds: Time in the segment; all motion is analytic in it.
         seed: Seed of the stream's weather.
         ego_speed_mps: Forward speed of the camera, constant over the segment.
+        progress: How far the segment has come, 0 at its first frame and 1 at its last, for weather that changes.
     """
 
     frame_index: int
     t_seconds: float
     seed: int
     ego_speed_mps: float = 0.0
+    progress: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ def _lit(
             a = mask[row, column] * share
             for c in range(3):
                 v = _level(float(grey + (rgb[row, column, c] - grey) * contrast), rounds)
-                v = _level(v * dim, rounds)
-                v = _level(v + (flame[c] - v) * a, rounds)
-                out[row, column, c] = _level(v * dim_after, rounds)
+                v = _level(float(v * dim), rounds)
+                v = _level(float(v + (flame[c] - v) * a), rounds)
+                out[row, column, c] = _level(float(v * dim_after), rounds)
     return out
