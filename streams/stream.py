@@ -225,12 +225,15 @@ class _VisitPlayer:
         except FrameFault as fault:
             return StreamItem(index, None, Truth(plan.domain, plan.visit, None), str(fault))
         timestamp_s = index / self._fps
-        image = self._render(scene, index, timestamp_s)
+        image, label = self._render(scene, label, index, timestamp_s)
         return StreamItem(index, Frame(index, image, timestamp_s), Truth(plan.domain, plan.visit, label))
 
-    def _render(self, scene: Scene, index: int, timestamp_s: float) -> NDArray[np.uint8]:
+    def _render(
+        self, scene: Scene, label: NDArray[np.uint8] | None, index: int, timestamp_s: float
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """The frame under the visit's weather, and its label without what the weather takes out of the scores."""
         if not self._weather.effects:
-            return scene.image
+            return scene.image, label
         if self._segment is None:
             first = self._first_scene(scene)
             speed = self._source.speed_mps
@@ -238,7 +241,9 @@ class _VisitPlayer:
         # The stream's clock, not the visit's: the same road under the same rain twice meets other drops.
         progress = (index - self._plan.first) / max(1, self._plan.frames - 1)
         image, _ = self._segment.render(scene, frame_index=index, t_seconds=timestamp_s, progress=progress)
-        return image
+        if label is not None:
+            label = self._segment.relabel(scene, label, frame_index=index, t_seconds=timestamp_s, progress=progress)
+        return image, label
 
     def _first_scene(self, fallback: Scene) -> Scene:
         for index in range(self._plan.frames):

@@ -65,8 +65,17 @@ class Relights(Protocol):
 
 
 @runtime_checkable
+class Relabels(Protocol):
+    """An effect that hides what a label names."""
+
+    def relabel(self, view: View, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The label ``(h, w)`` as it shall be scored; the label given is not written."""
+        ...
+
+
+@runtime_checkable
 class Finishes(Protocol):
-    """An effect with a part of the camera, which comes after everything that is in front of it."""
+    """An effect with a part in the camera, which comes after everything in front of it, the last written first."""
 
     def finish(self, view: View) -> NDArray[np.float32]:
         """``(H, W, 3)`` float32 sRGB in [0, 1] of ``view.rgb``, which holds all effects of the frame."""

@@ -5,20 +5,32 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from streams.weather.colour import decode, encode_with_histogram, offset_for_mean, subtract_clipped
+from streams.weather.colour import (
+    decode,
+    decode_image,
+    encode_image,
+    encode_with_histogram,
+    offset_for_mean,
+    subtract_clipped,
+)
 from streams.weather.counter_rng import uniform_column
 from streams.weather.drops import DropField, kept_at_rate, make_drop_field
 from streams.weather.effect import Metadata, check_flag, check_number
+from streams.weather.ground import heights_m
+from streams.weather.lens import draw_lens, lens_drops
 from streams.weather.streaks import Streaks, draw_streaks, make_streaks
 from streams.weather.view import View
+from streams.weather.water import wet_ground
 
 REFERENCE_EXPOSURE_S = math.sqrt(1.16e-3) / 50
 """Exposure at which the published renderer's streaks have gain 1 (tau_0 = 0.68 ms)."""
 CONTRAST_THRESHOLD = 0.05
+_SOAKED_MM_H = 50.0
 
 
 def rain_extinction_per_km(rate_mm_h: float) -> float:
@@ -43,6 +55,9 @@ class Rain:
         exposure_ms: Exposure time of the camera.
         wind_mps: Sideways wind, positive to the right.
         ripple: Vary the brightness along streaks as oscillating drops do.
+        wet: Darken the ground and let it mirror what stands on it, the more the heavier the rain up to 50 mm/h.
+        lens: Drops on the lens.
+        wiper: With ``lens``: a blade wipes it every 1.2 s.
         ceiling_mm_h: Largest rate that rain of changing rate reaches; its drops are those of this rate, thinned, so
             that no drop jumps when the rate changes. None draws the drops of the rate itself.
     """
@@ -53,6 +68,9 @@ class Rain:
     exposure_ms: float = 5.0
     wind_mps: float = 0.0
     ripple: bool = False
+    wet: bool = False
+    lens: bool = False
+    wiper: bool = False
     ceiling_mm_h: float | None = None
 
     def __post_init__(self) -> None:
@@ -62,7 +80,8 @@ class Rain:
             check_number("rain", "gain", self.gain, 0, 100, "")
         check_number("rain", "exposure", self.exposure_ms, 0.1, 100, "ms")
         check_number("rain", "wind", self.wind_mps, -30, 30, "m/s")
-        check_flag("rain", "ripple", self.ripple)
+        for name in ("ripple", "wet", "lens", "wiper"):
+            check_flag("rain", name, getattr(self, name))
         if self.ceiling_mm_h is not None:
             check_number("rain", "ceiling", self.ceiling_mm_h, self.rate_mm_h, 1000, "mm/h")
 
@@ -93,16 +112,17 @@ class Rain:
             return view.rgb, clear
         extinction_per_km = rain_extinction_per_km(self.rate_mm_h)
         gain = self.exposure_ms / 1000 / REFERENCE_EXPOSURE_S if self.gain is None else self.gain
+        rgb = self._wetted(view) if self.wet else np.ascontiguousarray(view.rgb)
+        mean = float(rgb.mean(dtype=np.float64))
         linear = _attenuate(
-            np.ascontiguousarray(view.rgb), view.depth_m, np.float32(extinction_per_km / 1000),
-            np.array(airlight, np.float32),
+            rgb, view.depth_m, np.float32(extinction_per_km / 1000), np.array(airlight, np.float32)
         )  # fmt: skip
         streaks = self.streaks(view)
         waves = _waves(self.field(view), streaks) if self.ripple else None
         cover = draw_streaks(linear, view.depth_m, streaks, gain, view.statistics.drop_radiance, waves)
         rgb, counts = encode_with_histogram(linear)
         if self.match_mean:
-            subtract_clipped(rgb, np.float32(offset_for_mean(counts, float(view.rgb.mean(dtype=np.float64)))))
+            subtract_clipped(rgb, np.float32(offset_for_mean(counts, mean)))
         return rgb, Metadata(
             event="rain",
             seed=view.moment.seed,
@@ -114,6 +134,27 @@ class Rain:
             cover=cover,
             gain=gain,
         )
+
+    def finish(self, view: View) -> NDArray[np.float32]:
+        """Drops on the lens; see `streams.weather.effect.Finishes`."""
+        if not self.lens or self.rate_mm_h == 0:
+            return view.rgb
+        height, width = view.depth_m.shape
+        moment = view.moment
+        return draw_lens(view.rgb, lens_drops(self.rate_mm_h, height, width, moment.t_seconds, moment.seed, self.wiper))
+
+    def _wetted(self, view: View) -> NDArray[np.float32]:
+        camera, plane = view.camera, view.statistics.ground
+        linear = decode_image(np.ascontiguousarray(view.rgb))
+        height = linear.shape[0]
+        rough = np.asarray(cv2.blur(linear, (max(1, height // 128), max(1, height // 16))), np.float32)
+        return encode_image(
+            wet_ground(
+                linear, rough, view.depth_m, heights_m(view.depth_m, plane, camera), np.array(plane[:3]),
+                min(1.0, self.rate_mm_h / _SOAKED_MM_H), camera.fx, camera.fy, camera.cx, camera.cy,
+                np.array(view.statistics.airlight, np.float32),
+            )
+        )  # fmt: skip
 
 
 def _waves(field: DropField, streaks: Streaks) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streams.weather.effect import Effect
+from streams.weather.flood import Flood
 from streams.weather.fog import Fog
 from streams.weather.night import Night
 from streams.weather.rain import Rain
@@ -81,6 +82,9 @@ EVENTS: dict[str, WeatherEvent] = {
                 Parameter("exposure", "exposure_ms", "ms", "exposure time; longer makes longer streaks"),
                 Parameter("wind", "wind_mps", "m/s", "sideways wind, positive to the right"),
                 Parameter("ripple", "ripple", "", "vary the brightness along streaks"),
+                Parameter("wet", "wet", "", "a dark ground that mirrors"),
+                Parameter("lens", "lens", "", "drops on the lens"),
+                Parameter("wiper", "wiper", "", "with lens, a blade wipes it every 1.2 s"),
             ),
         ),
         WeatherEvent(
@@ -149,6 +153,15 @@ EVENTS: dict[str, WeatherEvent] = {
             (
                 Parameter("strength", "strength", "", "1 is the published look", True),
                 Parameter("mode", "mode", "", "video, or climategan (each frame by its own mean, 8 bits)"),
+            ),
+        ),
+        WeatherEvent(
+            "flood",
+            Flood,
+            "a level sheet of muddy water over the ground",
+            (
+                Parameter("level", "level_m", "m", "height of the water over the ground", True),
+                Parameter("labels", "labels", "", "keep, or ignore what is under water"),
             ),
         ),
     )

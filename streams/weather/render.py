@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.frame import Scene
-from streams.weather.effect import Effect, Finishes, Metadata, Relights
+from streams.weather.effect import Effect, Finishes, Metadata, Relabels, Relights
 from streams.weather.parse import Weather, parse_effect
 from streams.weather.view import Moment, SceneStatistics, View, estimate_statistics, make_view
 
@@ -25,7 +25,7 @@ def apply_effects(view: View, effects: tuple[Effect, ...]) -> tuple[NDArray[np.f
         after = effect.relight(view.statistics) if isinstance(effect, Relights) else view.statistics
         view = replace(view, rgb=rgb, statistics=after)
         records.append(record)
-    for effect in effects:
+    for effect in reversed(effects):  # lens drops of rain before the sensor noise of the night that comes first
         if isinstance(effect, Finishes):
             view = replace(view, rgb=effect.finish(view))
     return view.rgb, tuple(records)
@@ -75,6 +75,23 @@ def render(
         statistics or estimate_statistics(scene, sky_id), sky_id,
     )  # fmt: skip
     return image, records[0]
+
+
+def relabel(
+    scene: Scene,
+    label: NDArray[np.uint8],
+    weather: Weather,
+    moment: Moment,
+    statistics: SceneStatistics,
+    sky_id: int | None = None,
+) -> NDArray[np.uint8]:
+    """The label as it shall be scored under ``weather``; ``label`` itself where no effect hides anything."""
+    effects = [effect for effect in weather.at(moment) if isinstance(effect, Relabels)]
+    if effects:
+        view = make_view(scene, moment, statistics, sky_id)
+        for effect in effects:
+            label = effect.relabel(view, label)
+    return label
 
 
 def render_weather(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from streams.frame import Scene
 from streams.weather.effect import Metadata
 from streams.weather.parse import Weather
-from streams.weather.render import render_weather
+from streams.weather.render import relabel, render_weather
 from streams.weather.view import Moment, SceneStatistics, estimate_statistics
 
 
@@ -57,3 +57,10 @@ class WeatherStream:
         """
         moment = Moment(frame_index, t_seconds, self.seed, self.ego_speed_mps, progress)
         return render_weather(scene, self.weather, moment, self.statistics, self.sky_id)
+
+    def relabel(
+        self, scene: Scene, label: NDArray[np.uint8], *, frame_index: int, t_seconds: float, progress: float = 0.0
+    ) -> NDArray[np.uint8]:
+        """The label of the frame as it shall be scored; takes what `render` takes, and never writes ``label``."""
+        moment = Moment(frame_index, t_seconds, self.seed, self.ego_speed_mps, progress)
+        return relabel(scene, label, self.weather, moment, self.statistics, self.sky_id)

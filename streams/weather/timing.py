@@ -28,6 +28,8 @@ _CASES: tuple[dict[str, object], ...] = (
     {"snow": {"rate": 5, "settled": 1}},
     {"smog": 1},
     {"wildfire": 1},
+    {"flood": 0.3},
+    {"rain": {"rate": 100, "wet": True, "lens": True}},
 )
 
 

@@ -32,8 +32,8 @@ from streams.weather.view import View, make_view
 
 RATES = (25, 50, 75, 100, 200)
 VISIBILITIES = (750, 375, 150, 75)
-INTENSITY_0 = {"rain": 0, "fog": float("inf"), "night": 0, "snow": 0, "smog": 0, "wildfire": 0}
-SOME = {"rain": 100, "fog": 150, "night": 0.7, "snow": 5, "smog": 1, "wildfire": 1}
+INTENSITY_0 = {"rain": 0, "fog": float("inf"), "night": 0, "snow": 0, "smog": 0, "wildfire": 0, "flood": 0}
+SOME = {"rain": 100, "fog": 150, "night": 0.7, "snow": 5, "smog": 1, "wildfire": 1, "flood": 0.3}
 
 
 def without_depth(scene: Scene) -> Scene:
@@ -78,6 +78,7 @@ def test_check_1_intensity_0_returns_the_input(event: str, with_depth: bool) -> 
         {"fog": {"visibility": 150, "patchiness": 0.4}},
         {"night": 0.7},
         {"snow": {"rate": 3, "settled": 1}},
+        {"flood": 0.3},
     ],
 )
 @pytest.mark.parametrize("with_depth", [True, False])
@@ -90,6 +91,14 @@ def test_check_2_frame_57_alone_equals_frame_57_of_a_run(weather: dict, with_dep
     image, _ = alone.render(scene, frame_index=57, t_seconds=57 / 30)
     assert image.tobytes() == frames[57].tobytes()
     assert frames[57].tobytes() != frames[56].tobytes()
+
+
+def test_check_2_lens_drops_are_the_same_alone_and_in_a_run(road: Scene) -> None:
+    weather = parse_weather({"night": 0.4, "rain": {"rate": 400, "lens": True, "wiper": True, "wet": True}})
+    segment = WeatherStream(weather, 9, road)
+    frames = [segment.render(road, frame_index=i, t_seconds=i / 10)[0] for i in range(12)]
+    alone, _ = WeatherStream(weather, 9, road).render(road, frame_index=11, t_seconds=1.1)
+    np.testing.assert_array_equal(alone, frames[11])
 
 
 def test_check_2_a_resumed_segment_uses_the_statistics_of_its_first_frame(road: Scene) -> None:
