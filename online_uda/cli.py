@@ -18,6 +18,7 @@ overrides:
   schedule.key=value        a key of the schedule's YAML, such as schedule.fps=5 or schedule.visits.0.frames=20
   run.key=value             any flag above by its name, and these: run.precision=auto|fp32|bf16,
                             run.snapshot_every=FRAMES, run.tensorboard=false,
+                            run.workers=N (processes that make frames ahead; 0: a thread),
                             run.constant_speed=ETA (the protocol of Alfarra et al.),
                             run.inference.mode=slide|whole, .tile=512 or HxW, .overlap=0.33, .scales=[0.5, 1, 2],
                             .flip=true (answers averaged over tiles, scales and mirror images)

@@ -25,7 +25,7 @@ from streams.yaml_config import ConfigError, ConfigModel, KeyedError, KeyedError
 METHODS = Path(__file__).resolve().parents[1] / "configs" / "methods"
 NUMBERS_UNTOUCHED = (
     "out", "snapshot_every", "tensorboard", "stream_timeout", "save_video", "save_masks", "mask_ids", "show",
-    "report", "serve",
+    "report", "serve", "workers",
 )  # fmt: skip
 """Run keys that may differ when a run is resumed: no score depends on them."""
 
@@ -63,6 +63,8 @@ class RunConfig(ConfigModel):
         seed: Of stream, weather, method and augmentation.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads of torch; None leaves one core to the stream.
+        workers: Processes that make frames ahead; 0 leaves it to a thread of the run. None takes one a core but one, up
+            to 4, and none for streams of less than a hundred frames of 256 x 512.
         precision: ``fp32``; ``bf16`` autocast; ``auto`` measures both at the start and takes bf16 where it is faster.
         backend: What predicts: ``torch``; ``compile`` (torch.compile); ``onnxruntime``; ``auto`` measures torch and
             ONNX Runtime at the start and takes the faster one. Learning is torch's in any case.
@@ -100,6 +102,7 @@ class RunConfig(ConfigModel):
     seed: int = Field(0, ge=0, lt=2**31)
     device: str = "auto"
     threads: int | None = Field(None, ge=1, le=1024)
+    workers: int | None = Field(None, ge=0, le=64)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     backend: Backend = "torch"
     snapshot_every: int = Field(100, ge=1)

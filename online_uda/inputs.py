@@ -12,6 +12,7 @@ from online_uda.networks.spec import form_of, function_parts, parse_architecture
 from online_uda.reports.outputs import check_outputs
 from online_uda.reports.run_folder import RunFolder
 from online_uda.runtime.costs import StageCosts
+from streams._workers import worker_count
 from streams.frame import LabelledSet
 from streams.live.stream import FeedStream
 from streams.sources.folder import check_files, scan_folder
@@ -79,6 +80,9 @@ def open_inputs(plan: RunPlan, new_folder: Path | None = None) -> RunInputs:
         stream.close()
     faults.raise_any()
     assert stream is not None
+    if isinstance(stream, Stream):
+        wanted = plan.run.workers
+        stream.workers = worker_count(size[0] * size[1], len(stream)) if wanted is None else wanted
     return RunInputs(plan, stream, source, size)
 
 

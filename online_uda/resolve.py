@@ -37,7 +37,15 @@ from streams.yaml_config import ConfigError, Located, build, from_mapping, load_
 from streams.yaml_config import with_overrides as override
 
 _RUN, _SCHEDULE, _METHOD = "run", "schedule", "method"
-_NUMBERS = {"frames": int, "seed": int, "threads": int, "snapshot_every": int, "fps": float, "budget_ms": float}
+_NUMBERS = {
+    "frames": int,
+    "seed": int,
+    "threads": int,
+    "workers": int,
+    "snapshot_every": int,
+    "fps": float,
+    "budget_ms": float,
+}
 
 
 def resolve(options: RunConfig | Mapping[str, Any], overrides: Sequence[str] = ()) -> RunPlan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -57,6 +57,9 @@ class Worker(Generic[T]):
                     return
         except BaseException as error:
             end = _End(error)
+        finally:
+            if isinstance(self._items, Generator):
+                self._items.close()
         self._put(end)
 
     def _put(self, entry: T | _End) -> bool:

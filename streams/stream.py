@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams._prefetch import Prefetcher, Worker
+from streams._workers import WorkerGroup, items_ahead
 from streams.errors import StreamError
 from streams.frame import ClassSet, Frame, Scene, StreamItem, Truth
 from streams.schedule import MAX_SIDE, MIN_SIDE, Schedule, Visit
@@ -66,6 +67,8 @@ class Stream:
             Labels of folders always keep their own size.
         frames: Upper bound on the frames of each visit.
         prefetch: Items made ahead in a background thread; 0 makes each when it is asked for.
+        workers: With ``prefetch``: processes that make the items for the thread; 0 leaves that to the thread. May be
+            set until iteration begins.
 
     Raises:
         StreamError: A source is faulty, or an argument out of range.
@@ -79,17 +82,21 @@ class Stream:
         size: tuple[int, int] | None = None,
         frames: int | None = None,
         prefetch: int = 0,
+        workers: int = 0,
     ) -> None:
         if frames is not None and frames < 1:
             raise StreamError(f"frames: a visit needs at least 1 frame, got {frames}")
         if size is not None and not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
             raise StreamError(f"size: height and width must be {MIN_SIDE} to {MAX_SIDE}, got {size[0]} x {size[1]}")
-        if seed < 0 or prefetch < 0:
-            raise StreamError(f"seed and prefetch must be 0 or more, got {seed} and {prefetch}")
+        if min(seed, prefetch, workers) < 0:
+            raise StreamError(f"seed, prefetch and workers must be 0 or more, got {seed}, {prefetch} and {workers}")
         self.schedule = schedule
         self.seed = seed
         self._size = size or schedule.size
         self._prefetch = prefetch
+        self.workers = workers
+        self._groups: list[WorkerGroup] = []
+        self._cap = frames
         self._folders: dict[str, FolderSource] = {}
         self.visits = self._plan(frames)
         self._workers: list[Worker[StreamItem]] = []
@@ -144,12 +151,26 @@ class Stream:
         items = self._items(start)
         if not self._prefetch:
             return items
+        if self.workers and start < len(self):
+            options = {"seed": self.seed, "size": self._size, "frames": self._cap}
+            group = WorkerGroup(self.schedule, options, self.workers)
+            self._groups = [other for other in self._groups if other.alive] + [group]
+            items = items_ahead(group, self.maker(), start, len(self), self._prefetch)
         ahead = Prefetcher(items, self._prefetch)
         self._workers = [worker for worker in self._workers if worker.alive] + [ahead.worker]
         return ahead
 
+    @property
+    def warm(self) -> bool:
+        """Whether the worker processes of every iteration are up, or there are none."""
+        return all(group.warm for group in self._groups)
+
     def close(self) -> None:
-        """Stops the background threads of all iterations."""
+        """Stops the background threads and processes of all iterations."""
+        for worker in self._workers:
+            worker.tell_to_stop()
+        for group in self._groups:
+            group.close()
         for worker in self._workers:
             worker.stop()
 
@@ -187,14 +208,22 @@ class Stream:
         return self._folders[key]
 
     def _items(self, start: int) -> Iterator[StreamItem]:
-        towns: dict[int, TownSource] = {}  # of this iteration alone: a drive may keep scratch memory
-        for plan in self.visits:
-            if start >= plan.first + plan.frames:
-                continue
-            visit = self.schedule.visits[plan.visit]
-            player = _VisitPlayer(plan, visit, self._source(plan, visit, towns), self.seed, self.fps)
-            for index in range(max(start, plan.first), plan.first + plan.frames):
-                yield player.item(index)
+        return map(self.maker(), range(start, len(self)))
+
+    def maker(self) -> Callable[[int], StreamItem]:
+        """What makes an item from its index; opens a visit when it first meets one of its frames."""
+        towns: dict[int, TownSource] = {}  # of this maker alone: a drive may keep scratch memory
+        player: _VisitPlayer | None = None
+
+        def make(index: int) -> StreamItem:
+            nonlocal player
+            if player is None or not player.holds(index):
+                plan = next(plan for plan in self.visits if plan.first <= index < plan.first + plan.frames)
+                visit = self.schedule.visits[plan.visit]
+                player = _VisitPlayer(plan, visit, self._source(plan, visit, towns), self.seed, self.fps)
+            return player.item(index)
+
+        return make
 
     def _source(self, plan: VisitPlan, visit: Visit, towns: dict[int, TownSource]) -> Source:
         if visit.town is None:
@@ -217,6 +246,10 @@ class _VisitPlayer:
         self._fps = fps
         self._weather: Weather = parse_weather(visit.weather) if visit.weather else CLEAR
         self._segment: WeatherStream | None = None
+
+    def holds(self, index: int) -> bool:
+        """Whether the frame belongs to this visit."""
+        return self._plan.first <= index < self._plan.first + self._plan.frames
 
     def item(self, index: int) -> StreamItem:
         plan = self._plan

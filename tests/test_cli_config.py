@@ -91,7 +91,13 @@ def test_digest_covers_method_and_schedule_and_nothing_idle(kit: Kit) -> None:
     digests = [plan_of(kit, *o).digest() for o in ([], ["anchor.pull=0.1"], ["schedule.fps=9"], ["run.precision=bf16"])]
     assert len(set(digests)) == 4
     shown = ["run.save_video=x.mp4", "run.save_masks=x", "run.mask_ids=colour", "run.show=true", "run.serve=8080"]
-    kept = ["run.snapshot_every=7", "run.tensorboard=false", "run.report=false", "run.stream_timeout=1"]
+    kept = [
+        "run.snapshot_every=7",
+        "run.tensorboard=false",
+        "run.report=false",
+        "run.stream_timeout=1",
+        "run.workers=2",
+    ]
     assert plan_of(kit, *shown, *kept, out="x").digest() == digests[0]
     assert len(NUMBERS_UNTOUCHED) == len(shown) + len(kept) + 1
 
