@@ -38,12 +38,13 @@ def make_sheet(scene: Scene, seed: int = 0) -> NDArray[np.uint8]:
     for event, value, name in cases:
         segment = WeatherStream(parse_weather({event: value}), seed, scene, ego_speed_mps=_EGO_SPEED_MPS)
         image, _ = segment.render(scene, frame_index=0, t_seconds=1.0)
-        panels.append(_with_name(image, name))
+        panels.append(with_name(image, name))
     rows = [np.hstack(panels[i : i + _COLUMNS]) for i in range(0, len(panels), _COLUMNS)]
     return np.vstack(rows)
 
 
-def _with_name(image: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+def with_name(image: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+    """A copy of the picture with its name in the corner."""
     canvas = np.ascontiguousarray(image).copy()
     (width, height), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.6, 1)
     cv2.rectangle(canvas, (0, 0), (width + 12, height + 14), (20, 20, 20), cv2.FILLED)
