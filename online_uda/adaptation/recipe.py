@@ -208,7 +208,12 @@ class Recipe:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
 
     def predict(self, frames: Tensor) -> Segmentation:
-        """Segments ``frames`` (1, 3, H, W) float32 RGB in [0, 1] with the weights published so far."""
+        """Segments ``frames`` (1, 3, H, W) float32 RGB in [0, 1] with the weights published so far.
+
+        With guards a frame that shows nothing is answered by the source network.
+        """
+        if self._guard is not None and self._guard.shows_nothing(frames):
+            return self._answering.of_source(frames)
         return self._answering.predict(frames)
 
     def use_predictor(self, factory: PredictorFactory) -> None:

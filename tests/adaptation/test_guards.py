@@ -27,6 +27,7 @@ from recipe_kit import (
 )
 from torch import Tensor
 
+from online_uda.adaptation.guards.canary import Judgement
 from online_uda.adaptation.recipe import Recipe
 from online_uda.adaptation.trigger.base import Decision
 
@@ -75,6 +76,18 @@ def test_a_frame_that_shows_nothing_leaves_no_trace(name: str, frame: Tensor) ->
     assert play(recipe, iter(good[1:]))[0].updated
     recipe.observe(frame, recipe.predict(frame))
     assert actions(recipe) == [("skip", "blank")]
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_frame_that_shows_nothing_is_answered_by_the_source_network(name: str) -> None:
+    recipe = guarded(LEARNING[name])
+    play(recipe, stream(2))
+    source, frame = trained("layernorm"), next(stream(1))
+    assert not torch.equal(recipe.predict(frame).logits, source(frame).logits)
+    assert torch.equal(recipe.predict(BLACK).logits, source(BLACK).logits)
+    unguarded = make_recipe(settings_of(LEARNING[name]), trained("layernorm"))
+    play(unguarded, stream(2))
+    assert not torch.equal(unguarded.predict(BLACK).logits, source(BLACK).logits)
 
 
 @pytest.mark.parametrize("name", LEARNING)
@@ -170,7 +183,8 @@ def test_a_prediction_in_which_the_source_sees_no_more_is_learned_from() -> None
 
 
 def test_after_patience_the_source_predicts_for_a_while() -> None:
-    recipe = guarded(REPLAY, guards={"margin": 1.0, "every": 1, "patience": 2, "rest": 3})
+    gentle = {"learning_rate": 1e-6}
+    recipe = guarded(REPLAY, optimizer=gentle, guards={"margin": 1.0, "every": 1, "patience": 2, "rest": 3})
     frames = list(stream(8))
     told: list[tuple[str, str]] = []
     for frame in frames[:2]:
@@ -235,6 +249,35 @@ def test_every_says_how_often_the_canary_is_asked(every: int, looks: int, monkey
     monkeypatch.setattr(recipe._guard, "_source", lambda images: (asked.append(1), answer(images))[1])
     play(recipe, stream(4))
     assert len(asked) == looks * 4  # three images and the frame
+
+
+def test_after_a_failure_the_canary_is_asked_sooner_and_forgives_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = guarded(TENT, guards={"every": 4, "margin": 8.0, "patience": 100})
+    guard = recipe._guard
+    assert guard is not None
+    rates: list[float] = []
+    lost = iter([6.0, 9.0, 6.0, 3.0, 2.5, 0.0, 0.0, 0.0, 5.0])
+    looks: list[int] = []
+
+    def judge(*_: Any) -> Any:
+        looks.append(len(rates) + 1)
+        yield from ()
+        return Judgement(50.0 - next(lost), 50.0, 1.0, 1.0)
+
+    assert guard._canary is not None
+    monkeypatch.setattr(guard._canary, "judge", judge)
+    monkeypatch.setattr(guard._weights, "restore", lambda: None)
+    for frame in stream(14):
+        play(recipe, iter([frame]))
+        rates.append(guard.rate)
+    # 6 of 8 is forgiven at frame 4; 9 at frame 8 is not, and what stands in its place loses 6 of the 4 that are left.
+    assert looks[:3] == [4, 8, 8]
+    assert rates[3] == 1.0
+    assert rates[7] == 0.5
+    # Two frames later 3 of 4 pass, and 2.5 of 4: no better than the source, so nothing is earned; equal ones are.
+    assert looks[3:6] == [10, 12, 14]
+    assert rates[-1] == 1.0
+    assert [action for action, _ in actions(recipe)] == ["rollback"]
 
 
 def test_without_a_canary_the_other_guards_stand() -> None:

@@ -23,7 +23,9 @@ class Guard:
     """Watches frames, predictions and candidates of a method; acts only when one of them is bad.
 
     Every candidate must be finite. Every ``settings.every``-th is scored on the canary, and what passes is kept to go
-    back to. A candidate that fails is replaced by the kept weights, or by the source network's if those fail too.
+    back to. A candidate that fails is replaced by the kept weights, or by the source network's if those fail too. After
+    a failure the guard trusts less until candidates are as good as the source network again: `rate` scales the steps,
+    the number of them from one canary to the next, and what a candidate may lose there.
 
     Args:
         settings: The guards slot.
@@ -65,6 +67,11 @@ class Guard:
         """What happened since the last call."""
         events, self._events = self._events, []
         return events
+
+    @staticmethod
+    def shows_nothing(frames: Tensor) -> bool:
+        """Whether what was learned has nothing to say to ``frames`` (1, 3, H, W), and the source network answers."""
+        return blank_frame(frames) is not None
 
     def refuses(self, frames: Tensor, prediction: Segmentation) -> bool:
         """Looks at a predicted frame, once for each; tells whether the method must not see it.
@@ -115,7 +122,7 @@ class Guard:
             self._throw_away(("non-finite", "a weight is not finite"))
             return
         self._since += 1
-        if self._since < self._settings.every:
+        if self._since < self._settings.every * self.rate:
             return
         self._since = 0
         if self._canary is None:
@@ -136,7 +143,7 @@ class Guard:
 
     def _fault_of_candidate(self, judgement: Judgement) -> Fault | None:
         # Written so that a score that is not a number fails.
-        if not judgement.miou >= judgement.miou_source - self._settings.margin:
+        if not judgement.miou >= judgement.miou_source - self._settings.margin * self.rate:
             return (
                 "canary",
                 f"mIoU {judgement.miou:.1f} on the canary, {judgement.miou_source:.1f} of the source network",

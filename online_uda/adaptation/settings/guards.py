@@ -10,11 +10,14 @@ from online_uda.adaptation.settings.base import NotNegative, Share, SlotModel
 class GuardSettings(SlotModel):
     """Guards: bad frames are not learned from, bad weights do not predict (`online_uda.adaptation.guards`).
 
+    A frame that shows nothing is answered by the source network, and the method never sees it.
+
     Every ``every``-th step is scored on ``canary`` labelled source images in the look of the stream (0: none). It fails
     more than ``margin`` points of mIoU below the source network, or where its agreement with the source network is
     lower on the stream than on the canary by more than ``disagreement``. A prediction with less than ``collapse``
-    classes in effect has collapsed. A failure multiplies the learning rate by ``rate_factor``; after ``patience``
-    failures the source network predicts for ``rest`` frames, twice as many the next time.
+    classes in effect has collapsed. A failure multiplies the learning rate, ``every`` and ``margin`` by ``rate_factor``
+    until candidates are as good as the source network again; after ``patience`` failures the source network predicts
+    for ``rest`` frames, twice as many the next time.
     """
 
     every: int = Field(default=16, ge=1)
