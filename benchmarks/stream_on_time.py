@@ -8,25 +8,25 @@ Costs of every stage are recorded on this machine, in a run that learns in the s
 is always busy; then they are played on a simulated clock: which frames are late, dropped or learned from follows from
 the costs alone and comes out the same every time. Predictions and learning are computed in full, so the scores are
 real. Rates are given as the slack that prediction leaves, so that the figures say the same on a fast machine and on a
-slow one. With --cpu-time a stage costs the CPU time of its thread, which others on the machine hardly change, and async
-pays nothing for the overlap. All frames are drawn before the first run.
+slow one. With --cpu-time a stage costs the CPU time of its thread, which others on the machine change little; what a
+worker costs the stream is then what it takes from shared caches, not from a core. All frames are drawn before the first
+run. The costs are kept as costs_alone.json and costs_beside.json for --costs.
 
-With --real nothing is simulated; the costs met are kept as costs_alone.json and costs_beside.json for --costs. Writes
-docs/benchmarks/NAME.json, NAME.md and NAME.png, NAME being stream_on_time, or stream_on_time_real with --real.
+With --real nothing is simulated, and the costs kept are those met. Writes docs/benchmarks/NAME.json, NAME.md and
+NAME.png, NAME being stream_on_time, or stream_on_time_real with --real.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,18 +34,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks._idle_method import IdleMethod, overhead_of
-from benchmarks._remembered import RememberedSource, RememberedStream
-from online_uda.config import RunConfig
-from online_uda.evaluation.latency import Lap
-from online_uda.inputs import open_inputs
+from benchmarks._on_time_report import MODES, markdown, plot
+from benchmarks._player import Player, cpu_time
 from online_uda.reports.environment import describe_environment
-from online_uda.resolve import resolve
-from online_uda.run import start
 from online_uda.runtime.camera import BareTimeline, Camera
-from online_uda.runtime.clock import RealClock
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
-MODES = ("sync", "interleaved", "async")
 TARGETS = {"p99_ratio": 1.25, "deadline_miss_rate": 0.01, "gain_kept": 0.8, "overhead_ms": 0.2}
 LEAST_GAIN = 0.5
 """Points of harmonic mean from which on it makes sense to say which share of them was kept."""
@@ -74,79 +68,19 @@ def arguments() -> argparse.Namespace:
     return flags.parse_args()
 
 
-class Player:
-    """Plays runs of the same stream and source images.
-
-    Args:
-        root: Of the run folders.
-        options: Of the command line.
-    """
-
-    def __init__(self, root: Path, options: argparse.Namespace) -> None:
-        self.root, self._options = root, options
-        self._streams: dict[int | None, RememberedStream] = {}
-        self._source: RememberedSource | None = None
-
-    def play(self, name: str, **changes: Any) -> dict[str, Any]:
-        """One run; its summary."""
-        options = self._options
-        config = RunConfig.model_validate(
-            {
-                "schedule": options.schedule, "method": options.method, "network": options.network,
-                "source": options.source, "frames": options.frames, "size": options.size, "seed": options.seed,
-                "device": "cpu", "precision": "fp32", "backend": "torch", "threads": options.threads,
-                "tensorboard": False, "snapshot_every": 100_000, **changes,
-            }
-        )  # fmt: skip
-        inputs = open_inputs(resolve(config))
-        if config.frames not in self._streams:
-            print("drawing frames ...", file=sys.stderr, flush=True)
-            self._streams[config.frames] = RememberedStream(inputs.stream)
-        if inputs.source is not None:
-            self._source = self._source or RememberedSource(inputs.source)
-        stream: Any = self._streams[config.frames]
-        inputs = replace(inputs, stream=stream, source=None if inputs.source is None else self._source)
-        begun = time.monotonic()
-        summary = start(inputs, self.root / name, console=False, argv=sys.argv).run()
-        print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-        return summary
-
-
-@contextmanager
-def _cpu_time(wanted: bool) -> Iterator[None]:
-    """Lets the real clock time stages by the CPU time of the thread that they run in."""
-
-    @contextmanager
-    def measure(_: RealClock, stage: str) -> Iterator[Lap]:
-        lap, begun = Lap(), time.thread_time()
-        yield lap
-        lap.latency_ms = 1000.0 * (time.thread_time() - begun)
-
-    by_wall = RealClock.measure
-    if wanted:
-        RealClock.measure = measure  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        RealClock.measure = by_wall  # type: ignore[method-assign]
-
-
 def record_predict(player: Player) -> Path:
     """What predictions cost alone."""
     player.play("frozen", method="frozen", frames=1, fps=4, learn="sync")
     return player.root / "frozen" / "costs.json"
 
 
-def record(player: Player, frames: int, cpu_time: bool) -> Costs:
+def record(player: Player, frames: int, by_cpu_time: bool) -> Costs:
     """Costs of every stage: from a run whose step fits between two frames, and from one whose worker never rests."""
-    with _cpu_time(cpu_time):
+    with cpu_time(by_cpu_time):
         predict_ms = likely_predict_ms(record_predict(player))
         player.play("alone", frames=frames, fps=50.0 / predict_ms, learn="interleaved")
-        alone = player.root / "alone" / "costs.json"
-        if cpu_time:
-            return alone, alone
         player.play("beside", frames=frames, fps=400.0 / predict_ms, learn="async")
-    return alone, player.root / "beside" / "costs.json"
+    return player.root / "alone" / "costs.json", player.root / "beside" / "costs.json"
 
 
 def bare_misses(samples_ms: list[float], fps: float, frames: int) -> float:
@@ -193,14 +127,25 @@ def row_of(
     }  # fmt: skip
 
 
-def measure(root: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Every rate in every way."""
+def measure(root: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Every rate in every way; the result so far after every run, since all of them take an hour."""
+    about = {
+        "benchmark": "stream_on_time",
+        "command": shlex.join(["python", "-m", "benchmarks.stream_on_time", *sys.argv[1:]]),
+        "clock": "the wall" if options.real else "recorded costs, simulated" + " (CPU time)" * options.cpu_time,
+        "schedule": options.schedule, "method": options.method, "seed": options.seed,
+        "overhead_ms": overhead_of(IdleMethod()), "targets": TARGETS,
+        "environment": describe_environment(sys.argv), "at": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }  # fmt: skip
     player = Player(root, options)
     if options.real:
         predict_ms = likely_predict_ms(record_predict(player))
     else:
         files = options.costs or record(player, options.record_frames, options.cpu_time)
         costs = dict(zip(("alone", "beside"), files, strict=True))
+        if not options.costs:
+            for side, file in costs.items():
+                shutil.copy(file, options.out / f"costs_{side}.json")
         predict_ms = likely_predict_ms(costs["alone"])
     offline = player.play("offline")
     rows = []
@@ -216,90 +161,29 @@ def measure(root: Path, options: argparse.Namespace) -> dict[str, Any]:
                 samples, clock = predict_samples_ms(costs[side]), str(costs[side].resolve())
                 bare = float(np.percentile(samples, 99)), bare_misses(samples, fps, offline["frames"])
             summary = player.play(f"{learn}-{slack}", fps=fps, learn=learn, clock=clock)
-            rows.append(row_of(summary, offline, bare, slack, learn))
+            rows.append({**row_of(summary, offline, bare, slack, learn), "load": os.getloadavg()[1]})
+            rows.sort(key=lambda row: (row["slack"], MODES.index(row["learn"])))
             if options.real and learn != "sync":
                 shutil.copy(player.root / f"{learn}-{slack}" / "costs.json", options.out / f"costs_{side}.json")
-    command = shlex.join(["python", "-m", "benchmarks.stream_on_time", *sys.argv[1:]])
-    return {
-        "benchmark": "stream_on_time", "command": command,
-        "clock": "the wall" if options.real else "recorded costs, simulated" + " (CPU time)" * options.cpu_time,
-        "schedule": options.schedule, "method": options.method, "frames": offline["frames"], "seed": options.seed,
-        "predict_ms": predict_ms, "overhead_ms": overhead_of(IdleMethod()), "targets": TARGETS,
-        "offline": {key: offline[key] for key in ("hmean", "hmean_frozen", "overall_miou", "updates")},
-        "rows": rows, "environment": describe_environment(sys.argv), "at": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "costs": None if options.real else {side: json.loads(file.read_text()) for side, file in costs.items()},
-    }  # fmt: skip
-
-
-def markdown(result: dict[str, Any], name: str) -> str:
-    """The figures as a page."""
-    offline = result["offline"]
-    lines = [
-        "# A storm that does not wait", "",
-        f"`{result['command']}` on {result['at']}; {result['schedule']}, method {result['method']}, seed "
-        f"{result['seed']}, {result['frames']} frames. Clock: {result['clock']}; a prediction takes "
-        f"{result['predict_ms']:.0f} ms (median). Without deadlines: harmonic mean {offline['hmean']:.1f}, frozen "
-        f"{offline['hmean_frozen']:.1f}. "
-        f"Deciding costs {result['overhead_ms']:.3f} ms a frame. Not run on a GPU.", "",
-        "| slack | frames/s | learning | frame p50 ms | p99 ms | max ms | p99 / frozen | missed | missed by frozen | "
-        "dropped | learned from | staleness | shortened | skipped | streaming mIoU | gain kept |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    for row in result["rows"]:
-        stale = "–" if row["staleness"] is None else f"{row['staleness']:.1f}"
-        kept = "–" if row["gain_kept"] is None else f"{100 * row['gain_kept']:.0f} %"
-        lines.append(
-            f"| {100 * row['slack']:.0f} % | {row['fps']:.2f} | {row['learn']} | {row['frame_p50_ms']:.0f} | "
-            f"{row['frame_p99_ms']:.0f} | {row['frame_max_ms']:.0f} | {row['p99_ratio']:.2f} | "
-            f"{100 * row['deadline_miss_rate']:.1f} % | {100 * row['bare_miss_rate']:.1f} % | {row['dropped']} | "
-            f"{100 * row['adapted_ratio']:.1f} % | {stale} | {row['shortened']} | {row['skipped']} | "
-            f"{row['streaming_miou']:.1f} | {kept} |"
-        )
-    return "\n".join([*lines, "", f"![gain kept, deadlines missed and p99 by slack]({name}.png)", ""])
-
-
-def plot(result: dict[str, Any], path: Path) -> None:
-    """Gain kept, deadlines missed and the latency of the slowest frames, against slack."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    panels = (
-        ("gain kept, %", "gain_kept", 100.0, 80.0),
-        ("masks after their deadline or never, %", "deadline_miss_rate", 100.0, 1.0),
-        ("p99 of a frame over frozen", "p99_ratio", 1.0, 1.25),
-    )
-    slacks = sorted({row["slack"] for row in result["rows"]})
-    modes = [learn for learn in MODES if any(row["learn"] == learn for row in result["rows"])]
-    figure, plots = plt.subplots(1, len(panels), figsize=(12, 3.4))
-    for axes, (title, key, factor, target) in zip(plots, panels, strict=True):
-        for place, learn in enumerate(modes):
-            rows = {row["slack"]: row[key] for row in result["rows"] if row["learn"] == learn}
-            at = [index + 0.25 * (place - (len(modes) - 1) / 2) for index in range(len(slacks))]
-            heights = [factor * (rows.get(slack) or 0.0) for slack in slacks]
-            axes.bar_label(axes.bar(at, heights, 0.23, label=learn), fmt="%.3g", fontsize=7)
-        axes.axhline(target, color="0.3", linewidth=0.8, linestyle="--", label="target")
-        axes.set_xticks(range(len(slacks)), [f"{100 * slack:.0f}" for slack in slacks])
-        axes.set_xlabel("slack, % of the time between two frames")
-        axes.set_title(title, fontsize=10)
-        axes.margins(y=0.15)
-    plots[0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+            yield {
+                **about,
+                "frames": offline["frames"], "predict_ms": predict_ms, "rows": rows,
+                "offline": {key: offline[key] for key in ("hmean", "hmean_frozen", "overall_miou", "updates")},
+                "costs": None if options.real else {side: json.loads(file.read_text()) for side, file in costs.items()},
+            }  # fmt: skip
 
 
 def main() -> None:
     """Measures and writes JSON, Markdown and the plot."""
     options = arguments()
     options.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as root:
-        result = measure(Path(root), options)
     name = "stream_on_time_real" if options.real else "stream_on_time"
-    (options.out / f"{name}.json").write_text(json.dumps(result, indent=1, default=str) + "\n")
-    (options.out / f"{name}.md").write_text(markdown(result, name))
-    plot(result, options.out / f"{name}.png")
-    print(markdown(result, name))
+    with tempfile.TemporaryDirectory() as root:
+        for result in measure(Path(root), options):
+            (options.out / f"{name}.json").write_text(json.dumps(result, indent=1, default=str) + "\n")
+            (options.out / f"{name}.md").write_text(markdown(result, name))
+            plot(result, options.out / f"{name}.png")
+            print(markdown(result, name), flush=True)
 
 
 if __name__ == "__main__":
