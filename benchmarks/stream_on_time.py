@@ -62,6 +62,8 @@ def arguments() -> argparse.Namespace:
     flags.add_argument("--costs", type=Path, nargs=2, default=None, help="costs.json of earlier runs, alone and beside")
     flags.add_argument("--record-frames", type=int, default=6, help="frames of a visit in the recording runs")
     flags.add_argument("--cpu-time", action="store_true", help="record CPU time, on a machine that others use too")
+    flags.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    flags.add_argument("--record-only", action="store_true", help="write the costs and play nothing")
     flags.add_argument("--real", action="store_true", help="play on the wall clock")
     flags.add_argument("--threads", type=int, default=None)
     flags.add_argument("--out", type=Path, default=OUT)
@@ -133,6 +135,7 @@ def measure(root: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]
         "benchmark": "stream_on_time",
         "command": shlex.join(["python", "-m", "benchmarks.stream_on_time", *sys.argv[1:]]),
         "clock": "the wall" if options.real else "recorded costs, simulated" + " (CPU time)" * options.cpu_time,
+        "precision": options.precision,
         "schedule": options.schedule, "method": options.method, "seed": options.seed,
         "overhead_ms": overhead_of(IdleMethod()), "targets": TARGETS,
         "environment": describe_environment(sys.argv), "at": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -146,6 +149,8 @@ def measure(root: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]
         if not options.costs:
             for side, file in costs.items():
                 shutil.copy(file, options.out / f"costs_{side}.json")
+        if options.record_only:
+            return
         predict_ms = likely_predict_ms(costs["alone"])
     offline = player.play("offline")
     rows = []
