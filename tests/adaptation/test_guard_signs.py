@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from online_uda.adaptation.guards.canary import choose_images
-from online_uda.adaptation.guards.ladder import Ladder
+from online_uda.adaptation.guards.ladder import PASSES_A_STEP, Ladder
 from online_uda.adaptation.guards.signs import (
     agreement,
     all_finite,
@@ -111,6 +111,9 @@ def test_the_ladder_goes_down_by_failures_and_up_by_passes() -> None:
     ladder = Ladder(0.5, patience=3, rest=10)
     assert [ladder.fail(), ladder.fail()] == [False, False]
     assert ladder.rate == 0.25
+    for _ in range(PASSES_A_STEP - 1):
+        ladder.succeed()
+    assert ladder.rate == 0.25, "once is not enough"
     ladder.succeed()
     assert ladder.rate == 0.5
     assert [ladder.fail(), ladder.fail()] == [False, True]
@@ -121,7 +124,7 @@ def test_the_ladder_goes_down_by_failures_and_up_by_passes() -> None:
         ladder.fail()
     assert ladder.resting == 20
     assert ladder.rate == rate / 8
-    for _ in range(9):
+    for _ in range(9 * PASSES_A_STEP):
         ladder.succeed()
     assert ladder.rate == 1.0
     for _ in range(3):

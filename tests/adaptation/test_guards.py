@@ -256,7 +256,7 @@ def test_after_a_failure_the_canary_is_asked_sooner_and_forgives_less(monkeypatc
     guard = recipe._guard
     assert guard is not None
     rates: list[float] = []
-    lost = iter([6.0, 9.0, 6.0, 3.0, 2.5, 0.0, 0.0, 0.0, 5.0])
+    lost = iter([6.0, 9.0, 6.0, 3.0, 5.0, 1.0, 0.0, 0.0, 0.0])
     looks: list[int] = []
 
     def judge(*_: Any) -> Any:
@@ -267,17 +267,14 @@ def test_after_a_failure_the_canary_is_asked_sooner_and_forgives_less(monkeypatc
     assert guard._canary is not None
     monkeypatch.setattr(guard._canary, "judge", judge)
     monkeypatch.setattr(guard._weights, "restore", lambda: None)
-    for frame in stream(14):
+    for frame in stream(15):
         play(recipe, iter([frame]))
         rates.append(guard.rate)
-    # 6 of 8 is forgiven at frame 4; 9 at frame 8 is not, and what stands in its place loses 6 of the 4 that are left.
-    assert looks[:3] == [4, 8, 8]
-    assert rates[3] == 1.0
-    assert rates[7] == 0.5
-    # Two frames later 3 of 4 pass, and 2.5 of 4: no better than the source, so nothing is earned; equal ones are.
-    assert looks[3:6] == [10, 12, 14]
-    assert rates[-1] == 1.0
-    assert [action for action, _ in actions(recipe)] == ["rollback"]
+    # 6 of 8 is forgiven at frame 4; 9 at frame 8 is not, and what was kept loses 6 of the 4 that are left.
+    # Two frames later 3 of 4 is forgiven, then 5 is not; what was kept loses 1. From there on every frame is looked at.
+    assert looks == [4, 8, 8, 10, 12, 12, 13, 14, 15]
+    assert [rates[frame - 1] for frame in (4, 8, 10, 12, 13, 14, 15)] == [1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.5]
+    assert [action for action, _ in actions(recipe)] == ["rollback", "rollback"]
 
 
 def test_without_a_canary_the_other_guards_stand() -> None:

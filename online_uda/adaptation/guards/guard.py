@@ -17,6 +17,8 @@ from online_uda.adaptation.settings import GuardSettings
 from online_uda.networks.segmenter import Segmentation
 
 Fault = tuple[Cause, str]
+_IN_DOUBT = 0.5
+"""Share of the margin that is left after a failure."""
 
 
 class Guard:
@@ -24,8 +26,8 @@ class Guard:
 
     Every candidate must be finite. Every ``settings.every``-th is scored on the canary, and what passes is kept to go
     back to. A candidate that fails is replaced by the kept weights, or by the source network's if those fail too. After
-    a failure the guard trusts less until candidates are as good as the source network again: `rate` scales the steps,
-    the number of them from one canary to the next, and what a candidate may lose there.
+    a failure the guard is in doubt until candidates have been as good as the source network for a while: `rate` scales
+    the steps and the number of them from one canary to the next, and half as much may be lost there.
 
     Args:
         settings: The guards slot.
@@ -143,7 +145,8 @@ class Guard:
 
     def _fault_of_candidate(self, judgement: Judgement) -> Fault | None:
         # Written so that a score that is not a number fails.
-        if not judgement.miou >= judgement.miou_source - self._settings.margin * self.rate:
+        margin = self._settings.margin * (1.0 if self.rate == 1.0 else _IN_DOUBT)
+        if not judgement.miou >= judgement.miou_source - margin:
             return (
                 "canary",
                 f"mIoU {judgement.miou:.1f} on the canary, {judgement.miou_source:.1f} of the source network",

@@ -7,14 +7,17 @@ from typing import Any
 
 MOST_STEPS = 6
 """Steps that rate and rest take at most, so that the way back stays short."""
+PASSES_A_STEP = 3
+"""Passes that undo a failure: what is harmful often looks as good as the source network once."""
 
 
 class Ladder:
     """Counts failures and passes of candidates; everything follows from these counts.
 
     Args:
-        rate_factor: What a failure does to the learning rate, in (0, 1), six times at most; a pass undoes one failure.
-        patience: Failures without as many passes between them that end in a rest.
+        rate_factor: What a failure does to the learning rate, in (0, 1), six times at most; `PASSES_A_STEP` passes
+            without a failure undo one.
+        patience: Failures that end in a rest where none of them was undone.
         rest: Frames of the first rest. Every further one is twice as long, up to 64 times, until passes have brought
             the rate back to where it was.
 
@@ -29,11 +32,13 @@ class Ladder:
         self.resting = 0
         self._strikes = 0
         self._rests = 0
+        self._passes = 0
 
     def fail(self) -> bool:
         """A candidate failed; tells whether a rest begins."""
         self.rate = max(self.rate * self._rate_factor, self._rate_factor**MOST_STEPS)
         self._strikes += 1
+        self._passes = 0
         if self._strikes < self._patience:
             return False
         self._strikes = 0
@@ -43,6 +48,10 @@ class Ladder:
 
     def succeed(self) -> None:
         """A candidate passed."""
+        self._passes += 1
+        if self._passes < PASSES_A_STEP:
+            return
+        self._passes = 0
         self._strikes = max(0, self._strikes - 1)
         self.rate = min(1.0, self.rate / self._rate_factor)
         if self.rate == 1.0:
@@ -57,9 +66,12 @@ class Ladder:
 
     def state_dict(self) -> dict[str, Any]:
         """The counts."""
-        return {"rate": self.rate, "resting": self.resting, "strikes": self._strikes, "rests": self._rests}
+        return {
+            "rate": self.rate, "resting": self.resting, "strikes": self._strikes, "rests": self._rests,
+            "passes": self._passes,
+        }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores `state_dict`."""
         self.rate, self.resting = float(state["rate"]), int(state["resting"])
-        self._strikes, self._rests = int(state["strikes"]), int(state["rests"])
+        self._strikes, self._rests, self._passes = (int(state[name]) for name in ("strikes", "rests", "passes"))
