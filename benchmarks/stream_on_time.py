@@ -64,6 +64,7 @@ def arguments() -> argparse.Namespace:
     flags.add_argument("--cpu-time", action="store_true", help="record CPU time, on a machine that others use too")
     flags.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     flags.add_argument("--record-only", action="store_true", help="write the costs and play nothing")
+    flags.add_argument("--add", action="store_true", help="to the result with the same --costs that is there already")
     flags.add_argument("--real", action="store_true", help="play on the wall clock")
     flags.add_argument("--threads", type=int, default=None)
     flags.add_argument("--out", type=Path, default=OUT)
@@ -82,7 +83,25 @@ def record(player: Player, frames: int, by_cpu_time: bool) -> Costs:
         predict_ms = likely_predict_ms(record_predict(player))
         player.play("alone", frames=frames, fps=50.0 / predict_ms, learn="interleaved")
         player.play("beside", frames=frames, fps=400.0 / predict_ms, learn="async")
-    return player.root / "alone" / "costs.json", player.root / "beside" / "costs.json"
+    alone, beside = player.root / "alone" / "costs.json", player.root / "beside" / "costs.json"
+    # A worker that never rests takes few steps: what it did not come to costs what it costs alone.
+    content = json.loads(beside.read_text())
+    content["stages_ms"] = json.loads(alone.read_text())["stages_ms"] | content["stages_ms"]
+    beside.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+    return alone, beside
+
+
+def earlier(options: argparse.Namespace, predict_ms: float) -> dict[str, Any] | None:
+    """The result that rows are to be added to; None without one."""
+    if not options.add:
+        return None
+    file = options.out / "stream_on_time.json"
+    result: dict[str, Any] = json.loads(file.read_text())
+    asked = {"schedule": options.schedule, "method": options.method, "seed": options.seed, "predict_ms": predict_ms}
+    other = [f"{key} {result[key]}" for key, value in asked.items() if result[key] != value]
+    if options.real or other:
+        raise SystemExit(f"{file} is of another run ({', '.join(other) or 'not on the wall clock'}); leave out --add")
+    return result
 
 
 def bare_misses(samples_ms: list[float], fps: float, frames: int) -> float:
@@ -152,14 +171,17 @@ def measure(root: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]
         if options.record_only:
             return
         predict_ms = likely_predict_ms(costs["alone"])
-    offline = player.play("offline")
-    rows = []
+    before = earlier(options, predict_ms)
+    offline = player.play("offline") if before is None else {**before["offline"], "frames": before["frames"]}
+    rows = [] if before is None else before["rows"]
     for slack in options.slack:
         fps = 1000.0 * (1.0 - slack) / predict_ms
         if options.real:
             frozen = player.play(f"frozen-{slack}", method="frozen", fps=fps, learn="sync")
             bare = frozen["latency_ms"]["frame"]["p99"], frozen["deadline_miss_rate"]
         for learn in options.modes:
+            if any((row["slack"], row["learn"]) == (slack, learn) for row in rows):
+                continue
             side, clock = ("beside" if learn == "async" else "alone"), "real"
             if not options.real:
                 # On a simulated clock a frozen run is its predictions and nothing else.
