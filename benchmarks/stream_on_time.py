@@ -64,7 +64,7 @@ def arguments() -> argparse.Namespace:
     flags.add_argument("--cpu-time", action="store_true", help="record CPU time, on a machine that others use too")
     flags.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     flags.add_argument("--record-only", action="store_true", help="write the costs and play nothing")
-    flags.add_argument("--add", action="store_true", help="to the result with the same --costs that is there already")
+    flags.add_argument("--add", action="store_true", help="go on with the result that is there")
     flags.add_argument("--real", action="store_true", help="play on the wall clock")
     flags.add_argument("--threads", type=int, default=None)
     flags.add_argument("--out", type=Path, default=OUT)
@@ -97,11 +97,12 @@ def earlier(options: argparse.Namespace, predict_ms: float) -> dict[str, Any] | 
         return None
     file = options.out / "stream_on_time.json"
     result: dict[str, Any] = json.loads(file.read_text())
-    asked = {"schedule": options.schedule, "method": options.method, "seed": options.seed, "predict_ms": predict_ms}
+    asked = {"schedule": options.schedule, "method": options.method, "seed": options.seed}
     other = [f"{key} {result[key]}" for key, value in asked.items() if result[key] != value]
     if options.real or other:
         raise SystemExit(f"{file} is of another run ({', '.join(other) or 'not on the wall clock'}); leave out --add")
-    return result
+    # Without deadlines costs make no difference; rows of other costs are of another machine.
+    return result if result["predict_ms"] == predict_ms else {**result, "rows": []}
 
 
 def bare_misses(samples_ms: list[float], fps: float, frames: int) -> float:

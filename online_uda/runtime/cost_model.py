@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,10 +21,12 @@ class CostModel:
 
     def __init__(self) -> None:
         self._samples: dict[str, deque[float]] = {}
+        self._times: Counter[str] = Counter()
 
     def note(self, stage: str, ms: float) -> None:
         """Adds a sample in milliseconds."""
         self._samples.setdefault(stage, deque(maxlen=WINDOW)).append(ms)
+        self._times[stage.partition("@")[0]] += 1
 
     def knows(self, stage: str) -> bool:
         """Whether ``stage`` was ever measured."""
@@ -52,6 +54,16 @@ class CostModel:
         left_out = tuple(f".backward.{number}" for number in range(1, effort.first_stage))
         return [step_stage(name.removeprefix("step."), effort) for name in names if not name.endswith(left_out)]
 
+    def step_ms(self, effort: Effort) -> float:
+        """What a step of this effort costs on average: a piece counts by the share of steps that it was part of.
+
+        A canary is asked in one step of many; as if it were part of each, steps would be shortened for its sake.
+        """
+        steps = max((times for stage, times in self._times.items() if stage.startswith("step.")), default=0)
+        return sum(
+            self.likely_ms(stage) * self._times[stage.partition("@")[0]] / steps for stage in self.step_stages(effort)
+        )
+
     def _of(self, stage: str) -> deque[float] | list[float]:
         if stage in self._samples:
             return self._samples[stage]
@@ -59,17 +71,25 @@ class CostModel:
         return [ms * float(share or 1.0) for ms in self._samples.get(plain, ())]
 
     def state_dict(self) -> dict[str, Any]:
-        """The windows, as lists."""
-        return {stage: list(samples) for stage, samples in self._samples.items()}
+        """The windows as lists, and how often every stage was met."""
+        samples = {stage: list(samples) for stage, samples in self._samples.items()}
+        return {"samples": samples, "times": dict(self._times)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores `state_dict`."""
-        self._samples = {stage: deque(samples, maxlen=WINDOW) for stage, samples in state.items()}
+        self._samples = {stage: deque(samples, maxlen=WINDOW) for stage, samples in state["samples"].items()}
+        self._times = Counter(state["times"])
 
 
 def step_stage(piece: str, effort: Effort) -> str:
-    """Name of the stage that a piece of a step is timed as."""
-    return f"step.{piece}" if effort.crop >= 1.0 else f"step.{piece}@{effort.crop:.2f}"
+    """Name of the stage that a piece of a step is timed as; what guards look at is as large after a shorter step."""
+    whole = effort.crop >= 1.0 or piece.startswith("guard.")
+    return f"step.{piece}" if whole else f"step.{piece}@{effort.crop:.2f}"
+
+
+def _of_guards(stage: str) -> bool:
+    """Whether ``stage`` is a piece of a review: a shorter step would not make it any shorter."""
+    return stage.startswith("step.guard.")
 
 
 def choose_effort(model: CostModel, efforts: Sequence[Effort], slack_ms: float, patience: int) -> Effort | None:
@@ -86,8 +106,8 @@ def choose_effort(model: CostModel, efforts: Sequence[Effort], slack_ms: float, 
     """
     for effort in efforts:
         stages = model.step_stages(effort)
-        largest = max((model.safe_ms(stage) for stage in stages), default=0.0)
-        if largest <= slack_ms and sum(model.likely_ms(stage) for stage in stages) <= patience * slack_ms:
+        largest = max((model.safe_ms(stage) for stage in stages if not _of_guards(stage)), default=0.0)
+        if largest <= slack_ms and model.step_ms(effort) <= patience * slack_ms:
             return effort
     return None
 

@@ -188,7 +188,7 @@ class OnTime:
         streaming, _ = overall_miou(self._scorer.evaluator.visits)
         model = self._watch.model
         costs_ms = {stage: model.likely_ms(stage) for stage in ("predict", "detect")}
-        costs_ms["step"] = sum(model.likely_ms(stage) for stage in model.step_stages(FULL))
+        costs_ms["step"] = model.step_ms(FULL)
         details = {**self._about, **self.score.details(), **self._mode.figures(), "costs_ms": costs_ms}
         return {**self.score.figures(streaming), "on_time": details}
 

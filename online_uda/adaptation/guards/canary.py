@@ -119,16 +119,20 @@ class Canary:
         scores = torch.zeros(2, 3, 0)
         same = []
         for number in range(len(self._images)):
-            yield f"guard.canary.{number}"
+            yield f"guard.canary.{number}.candidate"
             image, label = self._dressed(number, self._look, detail), self._labels[number : number + 1]
-            answers = [candidate(image).logits, source(image).logits]
+            answers = [candidate(image).logits]
+            yield f"guard.canary.{number}.source"
+            answers.append(source(image).logits)
             counts = torch.stack([hits_and_unions(answer, label) for answer in answers])
             scores = counts if number == 0 else scores + counts
             same.append(agreement(*answers))
-        yield "guard.frame"
+        yield "guard.frame.candidate"
         width = int(frames.shape[-1])
         middle = frames[..., width // 4 : width - width // 4]
-        on_frame = agreement(candidate(middle).logits, source(middle).logits)
+        said = candidate(middle).logits
+        yield "guard.frame.source"
+        on_frame = agreement(said, source(middle).logits)
         return Judgement(mean_iou(scores[0]), mean_iou(scores[1]), float(np.mean(same)), on_frame)
 
     def _dressed(self, number: int, look: Moments, detail: NDArray[np.float32]) -> Tensor:
