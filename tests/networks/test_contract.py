@@ -1,6 +1,6 @@
-"""One contract for every encoder: forward, backward, each scope moves exactly its parameters, adapters, save and load.
+"""One contract for every encoder: forward, backward, each scope moves its parameters, adapters, save, load, ONNX.
 
-Three layouts by default; all of them with ``ONLINE_UDA_SWEEP=all`` (minutes).
+Three layouts by default, two of them as ONNX; all of them with ``ONLINE_UDA_SWEEP=all`` (minutes).
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from online_uda.adaptation.scope import build_optimizer, scope_parameters, set_trainable
+from online_uda.adaptation.scope import build_optimizer, norm_parameters, scope_parameters, set_trainable
 from online_uda.adaptation.settings import OptimizerSettings, ScopeSettings
+from online_uda.errors import UserError
+from online_uda.export.onnx_predictor import OnnxPredictor
 from online_uda.networks.adapter_folding import merge_adapters
 from online_uda.networks.adapter_layers import AdapterConfig
 from online_uda.networks.adapters import adapter_parameters, insert_adapters
 from online_uda.networks.architecture import AnyConfig, ModuleConfig, NetworkConfig, build_network
 from online_uda.networks.checkpoint_writer import save_folder
 from online_uda.networks.checkpoints import load_folder
+from online_uda.networks.predictor import Wishes
 from online_uda.networks.segmenter import Segmenter
 
 DEFAULT = ("mit_b0", "timm:mobilenetv3_small_050", "timm:vit_tiny_patch16_224")
@@ -35,10 +38,20 @@ ALL = (
 )  # fmt: skip
 SWEEP = pytest.mark.skipif(os.environ.get("ONLINE_UDA_SWEEP") != "all", reason="ONLINE_UDA_SWEEP=all runs them all")
 ENCODERS = [*DEFAULT, *(pytest.param(name, marks=[pytest.mark.slow, SWEEP]) for name in ALL)]
+WITH_ONNX = [name for name in ENCODERS if name != "mit_b0"]  # tests/export take a SegFormer through ONNX anyway
+NO_ONNX: dict[str, str] = {}
+"""Encoders that cannot be exported, with what the user is told."""
 SCOPES = (
     {"parameters": "norm"}, {"parameters": "bias"}, {"parameters": "head"}, {"parameters": "all"},
     {"parameters": "suffix", "select": "fixed", "first_module": 2},
 )  # fmt: skip
+
+
+def built(name: str) -> Segmenter:
+    torch.manual_seed(0)
+    network = build_network(config_of(name)).eval()
+    stir(network)
+    return network
 
 
 def config_of(name: str) -> AnyConfig:
@@ -73,10 +86,7 @@ def stir(network: Segmenter) -> None:
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_contract(name: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    config = config_of(name)
-    source, frames = build_network(config).eval(), torch.rand(1, 3, 64, 96)
-    stir(source)
+    config, source, frames = config_of(name), built(name), torch.rand(1, 3, 64, 96)
     with torch.no_grad():
         logits = source(frames).logits
     assert source(frames).full().shape == (1, 5, 64, 96)
@@ -98,3 +108,21 @@ def test_contract(name: str, tmp_path: Path) -> None:
         assert (adapted(frames).logits - before).abs().max() <= 1e-5 * scale
         save_folder(tmp_path, adapted, config, tuple("abcde"), {}, torch.float32)
         assert torch.equal(load_folder(tmp_path).network(frames).logits, adapted(frames).logits)
+
+
+@pytest.mark.parametrize("name", WITH_ONNX)
+def test_onnx_runtime_answers_as_torch_does(name: str) -> None:
+    """Opening the predictor compares the graph with torch, with perturbed norms too; here its answers are compared."""
+    source = built(name).requires_grad_(False)
+    moving = tuple(name for name, _ in norm_parameters(source))
+    assert moving
+    if name in NO_ONNX:
+        with pytest.raises(UserError, match=NO_ONNX[name]):
+            OnnxPredictor(source, Wishes(moving=moving), (64, 96), 1)
+        return
+    predictor = OnnxPredictor(source, Wishes(moving=moving), (64, 96), 1)
+    frames = torch.rand(1, 3, 64, 96)
+    expected = source(frames)
+    found, _ = predictor.predict(frames)
+    assert (found.logits - expected.logits).abs().max() <= 1e-4 * max(1.0, float(expected.logits.abs().max()))
+    assert found.full().shape == (1, 5, 64, 96)
