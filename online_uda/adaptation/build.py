@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from online_uda.adaptation.fisher import SourceImages
 from online_uda.adaptation.guards.canary import Canary
@@ -25,10 +25,11 @@ from online_uda.adaptation.trigger.stride import StridePolicy
 from online_uda.errors import UserError
 from online_uda.networks.alignment import mean_look
 from online_uda.networks.checkpoints import LoadedNetwork
-from online_uda.networks.segmenter import Segmenter, to_full_size
+from online_uda.networks.segmenter import Segmenter
 from online_uda.networks.spec import NetworkOptions
+from online_uda.networks.supervised import train_light_head
 from online_uda.networks.zoo import load_network
-from streams.frame import IGNORE_ID, ClassSet, LabelledSet
+from streams.frame import ClassSet, LabelledSet
 
 Progress = Callable[[int, int], None]
 CANARY_CHOICE = 64
@@ -187,8 +188,9 @@ def fit_light_head(network: Segmenter, buffer: ReplayBuffer, seed: int, device: 
         device: Where the network is.
         bf16: Run under bfloat16 autocast.
     """
-    generator = torch.Generator().manual_seed(seed)
-    sampler = ReplaySampler(buffer, generator, policy="uniform")
+    sampler = ReplaySampler(buffer, torch.Generator().manual_seed(seed), policy="uniform")
+    drawn = (sampler.sample(2, device) for _ in range(LIGHT_HEAD_STEPS))
+    batches = ((batch.images, batch.labels) for batch in drawn)
     head = network.light_head
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -196,20 +198,5 @@ def fit_light_head(network: Segmenter, buffer: ReplayBuffer, seed: int, device: 
             reset: Any = getattr(module, "reset_parameters", None)
             if reset is not None:
                 reset()
-        head.requires_grad_(True).train()
         optimizer = torch.optim.AdamW(head.parameters(), lr=LIGHT_HEAD_RATE)
-        for step in range(LIGHT_HEAD_STEPS):
-            for group in optimizer.param_groups:
-                group["lr"] = LIGHT_HEAD_RATE * (1.0 - step / LIGHT_HEAD_STEPS)
-            batch = sampler.sample(2, device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                with torch.no_grad():
-                    x, size, padded = network.normalise(batch.images)
-                    features = network.encode(x, 1)[0]
-                logits = head(features)
-            target = batch.labels[:, ::2, ::2]
-            logits = to_full_size(logits, size, padded, (int(target.shape[-2]), int(target.shape[-1])))
-            optimizer.zero_grad(set_to_none=True)
-            nn.functional.cross_entropy(logits, target, ignore_index=IGNORE_ID).backward()
-            optimizer.step()
-    head.requires_grad_(False).eval()
+        train_light_head(network, batches, LIGHT_HEAD_STEPS, optimizer, stride=2, bf16=bf16)

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from online_uda.networks.class_merge import merged
-from online_uda.networks.discover import Discovery, discover, first_of, logits_of
+from online_uda.networks.discover import Discovery, discover
 from online_uda.networks.heads import LightHead, init_weights
+from online_uda.networks.module_output import first_of, logits_of
 from online_uda.networks.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmentation, Segmenter
 
 Triple = tuple[float, float, float]

@@ -14,24 +14,20 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from online_uda.errors import UserError
-from online_uda.networks.segmenter import Segmenter, to_full_size
+from online_uda.networks.segmenter import Segmenter
+from online_uda.networks.supervised import Report, segmentation_loss, train_light_head
 from online_uda.training.augment import Augmentation, augment
 from online_uda.training.parallel import Team
 from online_uda.training.plan import Phase, TrainingPlan
-from streams.frame import IGNORE_ID, LabelledImage
+from streams.frame import LabelledImage
 
 Draw = Callable[[np.random.Generator], tuple[LabelledImage, int | None]]
 """Draws a labelled source image, and the class it was drawn for or None."""
-Report = Callable[[int, float, float], None]
-"""Called after every step with the number of steps done, the loss and the learning rate."""
 
 STATE_FILE = "training_state.pt"
-AUXILIARY_WEIGHT = 0.4
-"""Of an auxiliary head's loss, as in PSPNet and UPerNet."""
 
 
 def bf16_is_faster(network: Segmenter, size: tuple[int, int], device: torch.device) -> bool:
@@ -61,28 +57,6 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
-
-
-def segmentation_loss(network: Segmenter, frames: Tensor, labels: Tensor, stride: int, light: bool = False) -> Tensor:
-    """Mean cross-entropy over valid pixels of every ``stride``-th row and column.
-
-    Args:
-        network: Network to evaluate.
-        frames: ``(B, 3, H, W)`` float32 RGB in [0, 1].
-        labels: ``(B, H, W)`` int64, 255 = ignore.
-        stride: Pixel step of the loss, 1 for all pixels.
-        light: Take the light head's logits instead of the main head's.
-    """
-    output = network.light(frames) if light else network(frames)
-    target = labels[:, ::stride, ::stride]
-    logits = to_full_size(output.logits, output.size, output.padded, (target.shape[-2], target.shape[-1]))
-    valid = (target != IGNORE_ID).sum().clamp(min=1)
-    loss = F.cross_entropy(logits, target, ignore_index=IGNORE_ID, reduction="sum") / valid
-    if output.auxiliary is None:
-        return loss
-    logits = to_full_size(output.auxiliary, output.size, output.padded, (target.shape[-2], target.shape[-1]))
-    auxiliary = F.cross_entropy(logits, target, ignore_index=IGNORE_ID, reduction="sum") / valid
-    return loss + AUXILIARY_WEIGHT * auxiliary
 
 
 class Trainer:
@@ -219,26 +193,20 @@ class Trainer:
 
         Give `draw` uniform draws before: rare-class sampling would shift what the light head expects to see.
         """
-        network = self.averaged()
-        for parameter in network.parameters():
-            parameter.requires_grad_(False)
-        for parameter in network.light_head.parameters():
-            parameter.requires_grad_(True)
-        network.light_head.train()
-        groups = parameter_groups(network.light_head, self.plan.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.plan.light_rate)
-        phase, total, first = self.plan.light_phase, self.plan.light_iterations, self.plan.iterations
-        for step, (_, frames, labels) in enumerate(self._batches(iter([phase] * total), first, Team())):
-            rate = self.plan.light_rate * (1.0 - step / total)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            self._seed_step(first + step)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.bf16)):
-                loss = segmentation_loss(network, frames, labels, phase.loss_stride, light=True)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            report(step + 1, loss.item(), rate)
+        network, plan = self.averaged().requires_grad_(False), self.plan
+        groups = parameter_groups(network.light_head.requires_grad_(True), plan.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=plan.light_rate)
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            phases = iter([plan.light_phase] * plan.light_iterations)
+            for step, (_, frames, labels) in enumerate(self._batches(phases, plan.iterations, Team()), plan.iterations):
+                self._seed_step(step)
+                yield frames, labels
+
+        train_light_head(
+            network, batches(), plan.light_iterations, optimizer, stride=plan.light_phase.loss_stride,
+            bf16=bool(self.bf16), report=report,
+        )  # fmt: skip
         return network.requires_grad_(True).eval()
 
     def save(self) -> None:

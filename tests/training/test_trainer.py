@@ -14,9 +14,10 @@ import torch
 from online_uda.adaptation.replay.buffer import ReplayBuffer
 from online_uda.errors import UserError
 from online_uda.networks.segmenter import SegformerConfig, Segmenter, build_segformer
+from online_uda.networks.supervised import segmentation_loss
 from online_uda.training.draw import SourceDraw
 from online_uda.training.plan import AS_IT_COMES, RISING, Phase, TrainingPlan
-from online_uda.training.trainer import Trainer, bf16_is_faster, parameter_groups, segmentation_loss
+from online_uda.training.trainer import Trainer, bf16_is_faster, parameter_groups
 from online_uda.training.validate import validate
 from streams.classes import CAMVID_11
 from streams.frame import IGNORE_ID, LabelledImage, LabelledSet

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from online_uda.adaptation.replay.buffer import ReplayBuffer
@@ -21,6 +22,9 @@ from online_uda.adaptation.replay.rare_class import (
 )
 from online_uda.errors import UserError
 
+Dress = Callable[[NDArray[np.uint8]], NDArray[Any]]
+"""An image ``(H, W, 3)`` uint8 RGB to one of the same size: uint8, or float32 in [0, 1]."""
+
 
 @dataclass(frozen=True, slots=True)
 class Crop:
@@ -31,6 +35,11 @@ class Crop:
     left: int
     flip: bool
     class_id: int | None
+
+    def cut(self, array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+        """This window, of ``size`` (h, w), of an image or label ``(H, W, ...)``, mirrored where the draw says so."""
+        window = array[self.top : self.top + size[0], self.left : self.left + size[1]]
+        return window[:, ::-1] if self.flip else window
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,23 +151,27 @@ class ReplaySampler:
                 break
         return best
 
-    def sample(self, batch_size: int = 1, device: torch.device | str = "cpu") -> ReplayBatch:
-        """Draw a batch of crops and move them to a device."""
-        height, width = self.crop_size
-        crops = tuple(self.draw() for _ in range(batch_size))
-        images = np.empty((batch_size, height, width, 3), dtype=np.uint8)
-        labels = np.empty((batch_size, height, width), dtype=np.uint8)
-        for row, crop in enumerate(crops):
-            window = (crop.slot, slice(crop.top, crop.top + height), slice(crop.left, crop.left + width))
-            step = -1 if crop.flip else 1
-            images[row] = self._buffer.images[window][:, ::step]
-            labels[row] = self._buffer.labels[window][:, ::step]
-        on_device = torch.from_numpy(images).to(device)
-        return ReplayBatch(
-            images=on_device.permute(0, 3, 1, 2).contiguous().float().div_(255.0),
-            labels=torch.from_numpy(labels).to(device).long(),
-            crops=crops,
-        )
+    def sample(
+        self, batch_size: int = 1, device: torch.device | str = "cpu", dress: Dress | None = None
+    ) -> ReplayBatch:
+        """Draw a batch of crops and move them to a device.
+
+        Args:
+            batch_size: Crops.
+            device: Where to.
+            dress: What images go through before they are cut, each after its own draw; labels stay.
+        """
+        crops, images, labels = [], [], []
+        for _ in range(batch_size):
+            crop = self.draw()
+            image = self._buffer.images[crop.slot]
+            images.append(crop.cut(image if dress is None else dress(image), self.crop_size))
+            labels.append(crop.cut(self._buffer.labels[crop.slot], self.crop_size))
+            crops.append(crop)
+        frames = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
+        if frames.dtype == torch.uint8:  # moved as bytes, a quarter of the way to a GPU
+            frames = frames.contiguous().float().div_(255.0)
+        return ReplayBatch(frames, torch.from_numpy(np.stack(labels)).to(device).long(), tuple(crops))
 
     def state_dict(self) -> dict[str, Any]:
         """State of the generator: which crops come next."""

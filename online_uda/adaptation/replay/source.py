@@ -64,21 +64,16 @@ class SourceReplay:
 
     def draw(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """A batch of crops: images ``(B, 3, h, w)`` float32 in [0, 1] and labels ``(B, h, w)`` int64."""
-        if self.style is None or self._frame is None:
-            batch = self._sampler.sample(self._settings.batch, device)
-            return batch.images, batch.labels
-        height, width = self._sampler.crop_size
-        images, labels = [], []
-        for _ in range(self._settings.batch):
-            crop = self._sampler.draw()
-            dressed = self.style.dress(self.buffer.images[crop.slot], self._frame, self._generator)
-            window = (slice(crop.top, crop.top + height), slice(crop.left, crop.left + width))
-            image, label = dressed[window], self.buffer.labels[crop.slot][window]
-            images.append(image[:, ::-1] if crop.flip else image)
-            labels.append(label[:, ::-1] if crop.flip else label)
-        stacked = torch.from_numpy(np.ascontiguousarray(np.stack(images))).permute(0, 3, 1, 2)
-        targets = torch.from_numpy(np.ascontiguousarray(np.stack(labels)))
-        return stacked.to(device), targets.to(device, torch.int64)
+        style, frame = self.style, self._frame
+
+        def dress(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+            assert style is not None
+            assert frame is not None
+            return style.dress(image, frame, self._generator)
+
+        dressed = style is not None and frame is not None
+        batch = self._sampler.sample(self._settings.batch, device, dress if dressed else None)
+        return batch.images, batch.labels
 
     def state_dict(self) -> dict[str, Any]:
         """Sampler, generator and style; the images are rebuilt from the source set and checked by digest."""
