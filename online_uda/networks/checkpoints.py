@@ -87,6 +87,8 @@ def load_path(path: Path, *, init_head: str | None = None, classes: int | None =
         UserError: Nothing is there, it is damaged, or it is of an architecture that is not known.
     """
     if not path.is_file():
+        if init_head is not None and path.exists():
+            raise UserError(f"{path}: holds a whole network, and --init-head random would not be used; drop it")
         return load_folder(path)
     if path.name == "config.json":
         raise UserError(f"{path}: is a file; give the folder that holds config.json and {WEIGHTS_FILE}")
@@ -178,6 +180,10 @@ def _from_elsewhere(
         config = SegformerConfig(translated.encoder, classes, _HEAD_WIDTH[translated.encoder.widths[0] == 32])
         left_out, note = ("head.",), "random head"
         warnings.warn(f"{path}: its head is random: what it predicts before training means nothing", stacklevel=4)
+    elif init_head is not None:
+        raise UserError(
+            f"{path}: holds a whole network ({translated.dialect}), and --init-head random would not be used; drop it"
+        )
     network = build_network(config)
     has_light = load_strict(network, translated.weights, path, unknown=translated.unknown, left_out=left_out)
     names = names if len(names) == config.classes else ()

@@ -11,7 +11,15 @@ from pathlib import Path
 import torch
 
 from online_uda.errors import UserError
-from online_uda.networks.architecture import AnyConfig, FunctionConfig, ModuleConfig, build_network, config_of, title
+from online_uda.networks.architecture import (
+    AnyConfig,
+    FunctionConfig,
+    ModuleConfig,
+    NetworkConfig,
+    build_network,
+    config_of,
+    title,
+)
 from online_uda.networks.catalogue import DEFAULT_NETWORK, NETWORK_DESCRIPTIONS
 from online_uda.networks.checkpoints import LoadedNetwork, load_folder, load_path, load_weights
 from online_uda.networks.class_merge import answer_in
@@ -79,6 +87,11 @@ def architecture(name: str, classes: int) -> AnyConfig:
 
 def _untrained(name: str, config: AnyConfig, classes: ClassSet, options: NetworkOptions) -> LoadedNetwork:
     if options.init == "pretrained":
+        if not isinstance(config, NetworkConfig) or not config.encoder.startswith("timm:"):
+            raise UserError(
+                f"network {name}: timm has no trained weights of it; give a file of weights as --network (an encoder's "
+                f"own with --init-head random), or --init random"
+            )
         if options.init_head is None:
             raise UserError(
                 f"network {name}: init pretrained leaves the head untrained; say so with --init-head random"
@@ -153,6 +166,8 @@ def load_alone(name: str | Path, classes: ClassSet, options: NetworkOptions | No
         raise UserError(f"network {text}: has trained weights, and --init {options.init} would not be used; drop it")
     if options.init is not None and form == "function":
         raise UserError(f"network {text}: your own code makes its weights; drop --init {options.init}")
+    if options.init_head is not None and (text == DEFAULT_NETWORK or form == "function"):
+        raise UserError(f"network {text}: --init-head random would not be used; drop it")
     if form == "name":
         return NETWORKS[text].factory(classes, options)
     if form == "architecture":

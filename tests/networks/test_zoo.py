@@ -108,3 +108,25 @@ def test_sizes_by_name() -> None:
     assert (sizes.encoder.depths, sizes.head_width, sizes.classes) == ((3, 4, 6, 3), 768, 19)
     with pytest.raises(UserError, match=r"'resnet18' is not one that can be trained; choose one of segformer_b0"):
         architecture("resnet18", 19)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("segformer_b0", {"init": "pretrained", "init_head": "random"}, "timm has no trained weights of it"),
+        ("mit_b0+upernet", {"init": "pretrained", "init_head": "random"}, "timm has no trained weights of it"),
+        ("torchvision:fcn_resnet50", {"init": "pretrained", "init_head": "random"}, "timm has no trained weights"),
+        (DEFAULT_NETWORK, {"init_head": "random"}, "--init-head random would not be used; drop it"),
+        ("examples.unet:make", {"init_head": "random"}, "--init-head random would not be used; drop it"),
+        ("hf:owner/name", {"init": "random"}, "--init random would not be used; drop it"),
+    ],
+)
+def test_what_would_not_be_used_is_refused(name: str, options: dict[str, str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load_network(name, CITYSCAPES_19, NetworkOptions(**options))  # type: ignore[arg-type]
+
+
+def test_a_whole_network_keeps_its_head(tmp_path: Path) -> None:
+    save_folder(tmp_path, tiny(THREE.names).network, TINY, THREE.names, {}, dtype=torch.float32)
+    with pytest.raises(UserError, match="holds a whole network, and --init-head random would not be used"):
+        load_network(tmp_path, THREE, NetworkOptions(init_head="random"))
