@@ -4,7 +4,7 @@
 
 One thread, one frame of 256 x 512, random weights (which cost what trained ones do), one process. Times are of the
 processor, not of the clock on the wall, so that other work on the machine counts less; the smallest of the runs after a
-warm-up. A step is forward and backward.
+warm-up. A step is forward and backward. Rows that OUT holds already and that are not measured again stay.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.kept_rows import kept
 from online_uda.adaptation.scope import scope_parameters, set_trainable
 from online_uda.adaptation.settings import ScopeSettings
 from online_uda.networks.adapter_layers import AdapterConfig
@@ -91,6 +92,8 @@ def measure(name: str, runs: int) -> dict[str, Any]:
         "stages": network.stage_count,
         "parameters": sum(parameter.numel() for _, parameter in network.learnable_parameters()),
         "macs": multiply_adds(network, frames),
+        "runs": runs,
+        "load": round(os.getloadavg()[0], 1),
         "predict_ms": fastest_ms(predict, runs),
     }
     for scope in SCOPES:  # adapters come last: they stay in
@@ -104,13 +107,15 @@ def measure(name: str, runs: int) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    head = ["network", "stages", "parameters", "MACs", "predict ms", *(f"step ms, {scope}" for scope in SCOPES)]
+    steps_of = [f"step ms, {scope}" for scope in SCOPES]
+    head = ["network", "stages", "parameters", "MACs", "predict ms", *steps_of, "load"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         steps = [row[f"{scope} step_ms"] for scope in SCOPES]
         cells = [f"`{row['network']}`", str(row["stages"]), f"{row['parameters'] / 1e6:.2f} M",
                  f"{row['macs'] / 1e9:.2f} G", f"{row['predict_ms']:.0f}",
-                 *("–" if step is None else f"{step:.0f}" for step in steps)]  # fmt: skip
+                 *("–" if step is None else f"{step:.0f}" for step in steps), 
+                 "–" if row["load"] is None else f"{row['load']:.0f}"]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -124,14 +129,18 @@ def main() -> None:
     arguments = flags.parse_args()
     torch.set_num_threads(1)
     machine = f"{platform.machine()}, {os.cpu_count()} CPU cores, torch {torch.__version__}, one thread"
-    rows = []
+    rows = kept(arguments.out.with_suffix(".json"), {"network": arguments.networks})
     for name in arguments.networks:
         rows.append(measure(name, arguments.runs))
         print(json.dumps(rows[-1]), flush=True)
-    result = {"machine": machine, "size": list(SIZE), "runs": arguments.runs, "rows": rows}
+    result = {"machine": machine, "size": list(SIZE), "rows": rows}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    note = f"{machine}; {SIZE[1]}x{SIZE[0]}; processor time, smallest of {arguments.runs} runs."
+    runs = sorted({row["runs"] for row in rows})
+    note = (
+        f"{machine}; {SIZE[1]}x{SIZE[0]}; processor time, smallest of {' or '.join(map(str, runs))} runs; load is the "
+        f"machine's average over a minute."
+    )
     arguments.out.with_suffix(".md").write_text(f"# Networks\n\n{note}\n\n{table(rows)}\n", encoding="utf-8")
 
 

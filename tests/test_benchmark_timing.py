@@ -1,12 +1,15 @@
-"""Timing in turns: every candidate once a round, warm-up left out, ratios inside a round."""
+"""Timing in turns: every candidate once a round, warm-up left out, ratios inside a round; tables that grow."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from benchmarks import _timing
+from benchmarks.kept_rows import kept
 
 
 def test_candidates_take_turns_and_ratios_are_taken_inside_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,3 +35,11 @@ def test_candidates_take_turns_and_ratios_are_taken_inside_a_round(monkeypatch: 
 
 def test_resident_memory_is_that_of_a_process_with_python_in_it() -> None:
     assert 5.0 < _timing.resident_mb() < 1e5
+
+
+def test_rows_that_are_not_measured_again_stay(tmp_path: Path) -> None:
+    rows = [{"network": n, "scope": s} for n in ("a", "b") for s in ("norm", "all")]
+    (tmp_path / "x.json").write_text(json.dumps({"rows": rows}))
+    assert kept(tmp_path / "x.json", {"network": ["a"], "scope": ["all", "bias"]}) == [rows[0], *rows[2:]]
+    assert kept(tmp_path / "x.json", {"network": ["a", "c"]}) == rows[2:]
+    assert kept(tmp_path / "y.json", {"network": ["a"]}) == []
