@@ -18,7 +18,7 @@ PACKAGES = (
     "online_uda", "torch", "torchvision", "timm", "numpy", "numba", "opencv-python", "av", "pydantic", "safetensors",
     "matplotlib", "jinja2",
     "tensorboard", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime",
-    "tqdm",
+    "tqdm", "optuna",
 )  # fmt: skip
 
 

@@ -13,22 +13,23 @@ _SPEED_OVER_S = 60.0
 
 
 class TownSource:
-    """A drive through a stream town; frame `index` is rendered alone, in any order.
+    """A drive through the town; frame `index` is rendered alone, in any order.
 
     Args:
         seed: Chooses streets and traffic.
         size: Height and width of frames.
         fps: Frames per second of the camera, which sets how far the car gets between frames.
+        split: Streets of which split; no two share any.
 
     Attributes:
         speed_mps: Mean forward speed of the drive's first minute; weather takes it as constant.
     """
 
-    def __init__(self, seed: int, size: tuple[int, int], fps: float) -> None:
+    def __init__(self, seed: int, size: tuple[int, int], fps: float, split: str = "stream") -> None:
         from streams.city import Drive  # compiled code: only where there is a town
 
         self.size = size
-        self._drive = Drive("stream", seed, size, fps)
+        self._drive = Drive(split, seed, size, fps)
         last = max(1, round(_SPEED_OVER_S * fps))
         way_m = self._drive.pose(last).position[2] - self._drive.pose(0).position[2]
         self.speed_mps = float(way_m) * fps / last
