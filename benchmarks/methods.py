@@ -1,72 +1,131 @@
-"""Methods on a schedule, over seeds: accuracy against the frozen network, in JSON and Markdown.
+"""Methods x schedules x networks x seeds: accuracy, cost, and scores on time, in JSON, Markdown and a plot.
 
-    python benchmarks/methods.py cs2rain --methods frozen tent hamlet default --seeds 0 1 2
-    python benchmarks/methods.py ../shared/data/camvid/dusk.yaml \
-        --network ../shared/data/camvid/segformer_b0_camvid_day --source ../shared/data/camvid/source_day
+    python -m benchmarks.methods cs2rain --methods frozen tent hamlet default --seeds 0 1 2
+    python -m benchmarks.methods quick --methods all --frames 12 --size 128x256 --name methods
+    python -m benchmarks.methods quick --methods default tent --rounds 10 --on-time
+    python -m benchmarks.methods PATH/dusk.yaml --networks PATH/segformer_b0_camvid_day --source PATH/source_day
 
-Every run is `run_stream.py` in a process of its own with one thread; a finished run is not repeated, so an interrupted
-benchmark goes on where it stopped.
+Every cell is kept when it is done and not played again, so an interrupted benchmark goes on where it stopped; with
+--jobs cells are played in processes of one thread each. Milliseconds are CPU time of the thread that predicts and
+learns. On time (specs/protocols.md 2.2): the camera does not wait, time is played on a simulated clock from costs that
+were recorded before, and learning is fitted between frames. Writes docs/benchmarks/NAME.json, NAME.md and NAME.png.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import shlex
 import statistics
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+for _name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")  # before torch is imported, here and in the processes
+
+from tqdm import tqdm  # noqa: E402
+
+from benchmarks._method_cells import RATES, Cell, play_cell  # noqa: E402
+from benchmarks._method_table import markdown, plot  # noqa: E402
+from online_uda.config import named_methods  # noqa: E402
+from online_uda.reports.environment import describe_environment  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-Summary = dict[str, Any]
+SPREAD = (
+    "hmean", "hmean_frozen", "mean", "mean_frozen", "worst", "worst_frozen", "return_gap", "slope", "harmed_frames",
+    "predict_ms", "adapt_ms", "frame_ms", "peak_memory_mb",
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run: a method, a seed, the folder it writes and the command that makes it."""
-
-    method: str
-    seed: int
-    folder: Path
-    command: tuple[str, ...]
-
-
-def plan(arguments: argparse.Namespace) -> list[Job]:
-    """The runs that the arguments ask for."""
-    name = Path(arguments.schedule).stem
-    jobs = []
-    for method in arguments.methods:
-        for seed in arguments.seeds:
-            folder = arguments.runs / name / f"{method}-{seed}"
-            command = [sys.executable, str(ROOT / "run_stream.py"), "--schedule", arguments.schedule]
-            command += ["--method", method, "--seed", str(seed), "--out", str(folder), "--threads", "1"]
-            for flag in ("network", "source", "frames"):
-                value = getattr(arguments, flag)
-                command += [f"--{flag}", str(value)] if value is not None else []
-            jobs.append(Job(method, seed, folder, (*command, *arguments.overrides)))
-    return jobs
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("schedules", nargs="+", help="names or files; words with '=' are overrides for every run")
+    flags.add_argument("--methods", nargs="+", default=["frozen", "tent", "hamlet", "default"], help="or: all")
+    flags.add_argument("--networks", nargs="+", default=[None], help="names or folders (default: the town's)")
+    flags.add_argument("--seeds", nargs="+", type=int, default=[0])
+    flags.add_argument("--source")
+    flags.add_argument("--frames", type=int, help="at most this many of a visit")
+    flags.add_argument("--size", help="HEIGHTxWIDTH")
+    flags.add_argument("--rounds", type=int, default=1, help="how often each schedule is played in a row")
+    flags.add_argument("--on-time", type=float, nargs="*", metavar="FPS", help="also on time (default rates: 5 10 30)")
+    flags.add_argument("--record-frames", type=int, default=2, help="frames of a visit in the run that records costs")
+    flags.add_argument("--show", action="store_true", help="play nothing: tables of the cells that are there")
+    flags.add_argument("--jobs", type=int, default=1, help="processes")
+    flags.add_argument("--cells", type=Path, default=ROOT / "runs" / "method_cells", help="where cells are kept")
+    flags.add_argument("--name", default="methods")
+    flags.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
+    return flags.parse_args(words)
 
 
-def run(job: Job) -> Summary:
-    """Runs a job unless its summary exists, and reads the summary.
+def cells_of(options: argparse.Namespace) -> list[Cell]:
+    """Every combination that is asked for."""
+    overrides = tuple(word for word in options.schedules if "=" in word)
+    methods = list(named_methods()) if options.methods == ["all"] else options.methods
+    rates = () if options.on_time is None else tuple(options.on_time or RATES)
+    return [
+        Cell(schedule, network, method, seed, options.source, options.frames, options.size, options.rounds, rates,
+             options.record_frames, overrides)
+        for schedule in options.schedules if "=" not in schedule
+        for network in options.networks
+        for method in methods
+        for seed in options.seeds
+    ]  # fmt: skip
 
-    Raises:
-        SystemExit: If the run fails; its last lines are in the message.
-    """
-    summary = job.folder / "summary.json"
-    if not summary.is_file():
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(job.command, capture_output=True, text=True, env=environment, check=False)
-        if done.returncode != 0:
-            raise SystemExit(f"{shlex.join(job.command)}\nexit {done.returncode}: {done.stderr[-2000:]}")
-    return json.loads(summary.read_text(encoding="utf-8"))
+
+def play_all(cells: list[Cell], folder: Path, jobs: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Results of the cells in order, and a line for each that failed; Ctrl-C keeps those that are done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[Cell, dict[str, Any]] = {}
+    failed = []
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(play_cell, cell, folder): cell for cell in cells}
+        for done in tqdm(as_completed(waiting), total=len(cells), desc="cells", file=sys.stderr):
+            cell = waiting[done]
+            try:
+                found[cell] = done.result()
+            except Exception as error:  # one cell must not cost the others; it is named in the table
+                failed.append(f"{cell.schedule} {cell.title} {cell.method} seed {cell.seed}: {error}")
+    return [found[cell] for cell in cells if cell in found], failed
+
+
+def read_all(cells: list[Cell], folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """As `play_all`, of the cells that have been played."""
+    there = [cell for cell in cells if cell.path(folder).is_file()]
+    missing = [
+        f"{cell.schedule} {cell.title} {cell.method} seed {cell.seed}: not played"
+        for cell in cells
+        if cell not in there
+    ]
+    return [play_cell(cell, folder) for cell in there], missing
+
+
+def rows_of(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for every schedule, network and method: medians over seeds, the worst of any seed for harm."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for result in results:
+        key = (Path(result["schedule"]).stem, result["title"], Path(result["method"]).stem)
+        groups.setdefault(key, []).append(result)
+    rows = []
+    for (schedule, network, method), group in groups.items():
+        row: dict[str, Any] = {"schedule": schedule, "network": network, "method": method, "passes": group[0]["passes"]}
+        row |= {key: median([one[key] for one in group]) for key in SPREAD}
+        row["gain"] = median([one["hmean"] - one["hmean_frozen"] for one in group])
+        row["worst_visit_gain"] = min(one["worst_visit_gain"] for one in group)
+        row["seeds"] = [one["seed"] for one in group]
+        row["timed"] = {
+            rate: {
+                "gain": median([one["timed"][rate]["hmean"] - one["timed"][rate]["hmean_frozen"] for one in group]),
+                **{key: median([one["timed"][rate][key] for one in group]) for key in group[0]["timed"][rate]},
+            }
+            for rate in group[0]["timed"]
+        }
+        rows.append(row)
+    return rows
 
 
 def median(values: list[float | None]) -> float | None:
@@ -75,106 +134,28 @@ def median(values: list[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def aggregate(method: str, summaries: list[Summary]) -> dict[str, Any]:
-    """Medians over seeds of everything the table shows."""
-    first = summaries[0]
-    visits = [
-        {
-            "domain": visit["domain"],
-            "miou": median([s["visits"][i]["miou"] for s in summaries]),
-            "miou_frozen": median([s["visits"][i]["miou_frozen"] for s in summaries]),
-            "gain": median([_gain(s["visits"][i]) for s in summaries]),
-            "worst_gain": min(_gain(s["visits"][i]) for s in summaries),
-        }
-        for i, visit in enumerate(first["visits"])
-    ]
-    return {
-        "method": method,
-        "hmean": median([s["hmean"] for s in summaries]),
-        "hmean_frozen": median([s["hmean_frozen"] for s in summaries]),
-        "hmean_gain": median([s["hmean"] - s["hmean_frozen"] for s in summaries]),
-        "last_minus_first": median([s["visits"][-1]["miou"] - s["visits"][0]["miou"] for s in summaries]),
-        "visits": visits,
-        "predict_p50_ms": median([s["latency_ms"]["predict"]["p50"] for s in summaries]),
-        "adapt_p50_ms": median([s["latency_ms"].get("adapt", {}).get("p50") for s in summaries]),
-        "peak_memory_mb": median([s.get("peak_memory_mb") for s in summaries]),
-        "per_seed": {str(s["seed"]): {"hmean": s["hmean"], "hmean_frozen": s["hmean_frozen"]} for s in summaries},
-    }
-
-
-def _gain(visit: Summary) -> float:
-    return float(visit["miou"] - visit["miou_frozen"])
-
-
-def markdown(title: str, command: str, machine: str, rows: list[dict[str, Any]], seeds: list[int]) -> str:
-    """The table of a benchmark: a row a method, a column a visit."""
-
-    def number(value: float | None) -> str:
-        return "–" if value is None else f"{value:.1f}"
-
-    domains = [visit["domain"] for visit in rows[0]["visits"]]
-    lines = [
-        f"# {title}",
-        "",
-        f"Median over seeds {', '.join(map(str, seeds))}; mIoU in percent, prequential, one confusion matrix a visit.",
-        f"{machine}",
-        "",
-        "```",
-        command,
-        "```",
-        "",
-        f"| method | h-mean | gain | {' | '.join(domains)} | last − first | worst gain of a visit, any seed |",
-        "|" + "---|" * (len(domains) + 5),
-    ]
-    for row in rows:
-        cells = [number(visit["miou"]) for visit in row["visits"]]
-        worst = min(visit["worst_gain"] for visit in row["visits"])
-        gain = f"{row['hmean_gain']:+.1f}"
-        lines.append(
-            f"| {row['method']} | {number(row['hmean'])} | {gain} | {' | '.join(cells)} "
-            f"| {row['last_minus_first']:+.1f} | {worst:+.1f} |"
-        )
-    lines += ["", "| method | predict p50 ms | adapt p50 ms | peak memory MB |", "|---|---|---|---|"]
-    for row in rows:
-        costs = (number(row[key]) for key in ("predict_p50_ms", "adapt_p50_ms", "peak_memory_mb"))
-        lines.append(f"| {row['method']} | {' | '.join(costs)} |")
-    return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    """Runs the benchmark from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("schedule", help="name or path of a schedule")
-    parser.add_argument("overrides", nargs="*", help="key=value overrides for every run")
-    parser.add_argument("--methods", nargs="+", default=["frozen", "tent", "hamlet", "default"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--network")
-    parser.add_argument("--source")
-    parser.add_argument("--frames", type=int)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmarks", help="where the run folders go")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks", help="where the tables go")
-    arguments = parser.parse_args()
-    jobs = plan(arguments)
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        summaries = list(tqdm(pool.map(run, jobs), total=len(jobs), desc=Path(arguments.schedule).stem))
-    rows = [
-        aggregate(method, [s for job, s in zip(jobs, summaries, strict=True) if job.method == method])
-        for method in arguments.methods
-    ]
-    environment = json.loads((jobs[0].folder / "environment.json").read_text(encoding="utf-8"))
-    name = Path(arguments.schedule).stem
-    command = shlex.join(["python", "benchmarks/methods.py", *sys.argv[1:]])
-    machine = f"{environment.get('cpu')}, one thread a run, {arguments.jobs} runs at a time."
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    content = {"schedule": name, "command": command, "environment": environment, "methods": rows}
-    (arguments.out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    title = f"Methods on `{name}`"
-    (arguments.out / f"{name}.md").write_text(
-        markdown(title, command, machine, rows, arguments.seeds), encoding="utf-8"
-    )
-    print((arguments.out / f"{name}.md").read_text(encoding="utf-8"))
+def main() -> int:
+    """Plays what is missing and writes the tables; 1 where a cell failed."""
+    options = arguments()
+    cells = cells_of(options)
+    results, failed = read_all(cells, options.cells) if options.show else play_all(cells, options.cells, options.jobs)
+    rows = rows_of(results)
+    command = shlex.join(["python", "-m", "benchmarks.methods", *sys.argv[1:]])
+    environment = describe_environment(sys.argv)
+    load = os.getloadavg()[2] if hasattr(os, "getloadavg") else None
+    content = {
+        "benchmark": "methods", "command": command, "environment": environment, "load_average": load, "rows": rows,
+        "cells": results, "failed": failed,
+    }  # fmt: skip
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"{options.name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    text = markdown(content, options.name)
+    (options.out / f"{options.name}.md").write_text(text, encoding="utf-8")
+    if rows:
+        plot(rows, options.out / f"{options.name}.png")
+    print(text)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -199,11 +199,14 @@ def _search(folder: Path, search: Search, effort: Effort, begun: float, outcome:
 
 def _validate(search: Search, stage: Stage, streams: list[Rehearsal], deadline: Deadline, outcome: Outcome) -> None:
     """Scores the best few, and what their methods ship with, on streams that the search never saw."""
-    finalists = [tried.candidate for tried in outcome.tried[:FINALISTS]]
-    best = finalists[0].space
-    finalists.insert(1, Candidate(best, dict(best.shipped)))
-    finalists += [tried.candidate for tried in outcome.tried if tried.candidate.space.method == "default"
-                  and tried.candidate.is_shipped]  # fmt: skip
+    best = outcome.tried[0].candidate
+    finalists = [best, Candidate(best.space, dict(best.space.shipped))]
+    finalists += [
+        tried.candidate
+        for tried in outcome.tried
+        if tried.candidate.space.method == "default" and tried.candidate.is_shipped
+    ]
+    finalists += [tried.candidate for tried in outcome.tried[1:FINALISTS]]
     found: list[tuple[Candidate, Score]] = []
     for candidate in tqdm(finalists, desc="held out", unit="", file=sys.stderr):
         if any(candidate == other for other, _ in found):

@@ -1,0 +1,103 @@
+"""The method table for people: Markdown, and accuracy against cost as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def markdown(content: dict[str, Any], name: str) -> str:
+    """A table of accuracy and one of cost and scores on time for every schedule and network."""
+    rows, environment = content["rows"], content["environment"]
+    load = content["load_average"]
+    lines = ["# Methods", "", "```", content["command"], "```", ""]
+    lines += [
+        f"{environment['cpu']}, {environment['cores']} cores"
+        + ("" if load is None else f", load average {load:.1f}")
+        + f", {environment['created']}. Not run on a GPU. mIoU in percent, every frame scored before anything is "
+        "learned from it, one confusion matrix a visit; medians over seeds, harm of any seed.", "",
+    ]  # fmt: skip
+    for schedule, network in dict.fromkeys((row["schedule"], row["network"]) for row in rows):
+        part = [row for row in rows if (row["schedule"], row["network"]) == (schedule, network)]
+        part.sort(key=lambda row: -(row["gain"] or 0.0))
+        first = part[0]
+        lines += [
+            f"## `{schedule}`, {network}", "",
+            f"Seeds {', '.join(map(str, first['seeds']))}. Frozen: harmonic mean {first['hmean_frozen']:.1f}, "
+            f"mean {first['mean_frozen']:.1f}, worst visit {first['worst_frozen']:.1f}.", "",
+            "| method | h-mean | gain | mean | worst visit | worst gain of a visit | frames harmed | return gap | "
+            "slope, points in 10 rounds |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]  # fmt: skip
+        for row in part:
+            lines.append(
+                f"| {row['method']} | {_n(row['hmean'])} | {_s(row['gain'])} | {_n(row['mean'])} | "
+                f"{_n(row['worst'])} | {_s(row['worst_visit_gain'])} | {_n(100 * row['harmed_frames'])} % | "
+                f"{_s(row['return_gap'])} | {_s(row['slope'])} |"
+            )
+        rates = list(first["timed"])
+        lines += ["", "| method | passes a frame | predict ms | step ms | ms a frame | peak MiB | "
+                  + "".join(f"gain at {rate} fps | late | " for rate in rates).strip(),
+                  "|" + "---|" * (6 + 2 * len(rates))]  # fmt: skip
+        for row in part:
+            timed = "".join(
+                f" {_s(row['timed'][rate]['gain'])} | {_n(100 * row['timed'][rate]['deadline_miss_rate'])} % |"
+                for rate in rates
+            )
+            lines.append(
+                f"| {row['method']} | {row['passes']} | {_n(row['predict_ms'], 0)} | {_n(row['adapt_ms'], 0)} | "
+                f"{_n(row['frame_ms'], 0)} | {_n(row['peak_memory_mb'], 0)} |{timed}"
+            )
+        lines.append("")
+    lines += [f"- failed: {line}" for line in content["failed"]]
+    lines += [
+        "F is a forward and B a backward pass over a frame, of whichever network. Milliseconds are CPU time of one "
+        "thread (median; a frame: mean over predictions and steps). Late: masks after their deadline or never; the "
+        "gain on time is over frozen on the same camera.", "",
+        f"![gain against cost]({name}.png)", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _n(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _s(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.1f}"
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Gain over frozen against milliseconds a frame: offline, and on time at each rate; a colour a method."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rates = list(rows[0]["timed"])
+    panels = ["offline, the stream waits", *(f"on time at {rate} fps" for rate in rates)]
+    groups = list(dict.fromkeys((row["schedule"], row["network"]) for row in rows))
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, grid = plt.subplots(lines, columns, figsize=(6.8 * columns, 4.4 * lines), squeeze=False)
+    colours = plt.get_cmap("tab20")
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    for place, (axes, title) in enumerate(zip(grid.flat, panels, strict=False)):
+        for row in rows:
+            gain = row["gain"] if place == 0 else row["timed"][rates[place - 1]]["gain"]
+            marker = "osD^vP*X"[groups.index((row["schedule"], row["network"])) % 8]
+            axes.plot([row["frame_ms"]], [gain], marker, color=colours(methods.index(row["method"]) % 20), markersize=6)
+            axes.annotate(row["method"], (row["frame_ms"], gain), fontsize=7, xytext=(4, 3), textcoords="offset points")
+        axes.axhline(0.0, color="0.4", linewidth=0.8, linestyle="--")
+        axes.set_xscale("log")
+        axes.set_xlabel("CPU milliseconds a frame, offline")
+        axes.set_ylabel("harmonic mean, points over frozen")
+        axes.set_title(title, fontsize=10)
+        axes.margins(0.12)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_axis_off()
+    if len(groups) > 1:
+        figure.suptitle(", ".join(f"{'osD^vP*X'[i % 8]}: {s} {n}" for i, (s, n) in enumerate(groups)), fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
