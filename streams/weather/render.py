@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.errors import StreamError
 from streams.frame import Scene
 from streams.weather.effect import Effect, Finishes, Metadata, Relabels, Relights
 from streams.weather.parse import Weather, parse_effect
@@ -67,9 +68,13 @@ def render(
         ``(H, W, 3)`` uint8 RGB and the record of what was done.
 
     Raises:
-        StreamError: Unknown event or parameter, or a scene whose parts differ in size.
+        StreamError: Unknown event or parameter, a scene whose parts differ in size, or a wildfire under a ``sky_id``
+            that the label does not hold.
     """
     effect = parse_effect(event, params)
+    if event == "wildfire" and sky_id is not None and scene.label is not None and not (scene.label == sky_id).any():
+        found = ", ".join(map(str, np.unique(scene.label)[:20]))
+        raise StreamError(f"weather wildfire: sky_id {sky_id} is not in the label, which holds {found}")
     image, records = render_weather(
         scene, Weather((effect,)), Moment(frame_index, t_seconds, seed, ego_speed_mps, progress),
         statistics or estimate_statistics(scene, sky_id), sky_id,

@@ -142,6 +142,12 @@ def test_wildfire_without_sky_leaves_out_the_overlay_and_says_so(road: Scene) ->
     assert image[:50].mean(axis=(0, 1))[2] > 100
 
 
+def test_a_sky_id_that_the_label_does_not_hold_is_an_error(road: Scene) -> None:
+    render(road, "wildfire", 1, sky_id=10)
+    with pytest.raises(StreamError, match=r"sky_id 9 is not in the label, which holds 0, 2, 10"):
+        render(road, "wildfire", 1, sky_id=9)
+
+
 @pytest.mark.parametrize("event", ["smog", "wildfire"])
 def test_consecutive_frames_of_a_still_scene_are_equal(event: str, road: Scene) -> None:
     first, _ = render(road, event, 1, frame_index=0, t_seconds=0)

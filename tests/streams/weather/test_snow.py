@@ -11,6 +11,7 @@ import pytest
 from streams.errors import StreamError
 from streams.frame import Intrinsics, Scene
 from streams.weather import Moment, SceneStatistics, estimate_statistics, render
+from streams.weather.colour import srgb_to_linear
 from streams.weather.snow import Snow, flakes_per_m3_mm, snow_extinction_per_km
 from streams.weather.streaks import project_streaks
 from streams.weather.view import View, make_view
@@ -33,6 +34,26 @@ def test_extinction_matches_the_table(rate: float, wet: float, dry: float, road:
     assert snow_extinction_per_km(rate) == pytest.approx(wet, rel=0.01)
     assert snow_extinction_per_km(rate, dry=True) == pytest.approx(dry, rel=0.01)
     assert render(road, "snow", {"rate": rate, "dry": True})[1].extinction_per_km == pytest.approx(dry, rel=0.01)
+
+
+@pytest.mark.parametrize(("rate", "dry"), [(1, False), (5, False), (10, False), (1, True), (5, True)])
+def test_measured_transmission_is_that_of_the_table_at_50_and_150_m(rate: float, dry: bool) -> None:
+    image = np.full((32, 64, 3), 40, np.uint8)
+    image[:, 32:] = 200
+    statistics = SceneStatistics((0.7, 0.75, 0.8), (0.5, 0.5, 0.5), 255.0)
+    for metres in (50, 150):
+        scene = Scene(
+            image, None, np.full((32, 64), metres, np.float32), Intrinsics(5, 5, 32, 16)
+        )  # no flake is resolved
+        out, _ = Snow(rate, dry=dry).apply(make_view(scene, Moment(0, 0.0, 0), statistics))
+        after, before = srgb_to_linear(out.astype(np.float64)), srgb_to_linear(image / 255)
+        left = float(((after[16, 56] - after[16, 8]) / (before[16, 56] - before[16, 8])).mean())
+        assert left == pytest.approx(np.exp(-snow_extinction_per_km(rate, dry) * metres / 1000), rel=0.01, abs=1e-4)
+
+
+def test_frames_differ_the_more_from_clear_the_more_it_snows(road: Scene) -> None:
+    errors = [((render(road, "snow", r)[0] / 255.0 - road.image / 255.0) ** 2).mean() for r in (0.5, 1, 3, 5, 10, 20)]
+    assert all(less < more for less, more in pairwise(errors))
 
 
 @pytest.mark.parametrize("rate", [1, 5])
