@@ -19,6 +19,7 @@ from online_uda.adaptation.settings import MethodSettings
 from online_uda.errors import USER_ERRORS, UserError
 from online_uda.networks.catalogue import DEFAULT_NETWORK
 from online_uda.networks.inference import WHOLE, InferenceSettings
+from online_uda.seed_names import preset
 from streams.schedule import Schedule, Side
 from streams.yaml_config import ConfigError, ConfigModel, KeyedError, KeyedErrors, build, load_yaml, unknown_name
 
@@ -265,10 +266,10 @@ def list_methods() -> list[tuple[str, str]]:
 
 
 def find_method(name_or_path: str) -> Path:
-    """The file of a method: a path where it looks like one, else a name in configs/methods.
+    """The file of a method: a path where it looks like one, else a name in configs/methods or of seed 004.
 
     Raises:
-        UserError: Neither; names near matches and the command that lists all.
+        UserError: Neither, with near matches and the command that lists all; or a name of seed 004 that has no recipe.
     """
     path = Path(name_or_path).expanduser()
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
@@ -277,6 +278,9 @@ def find_method(name_or_path: str) -> Path:
                 return path
         raise UserError(f"{name_or_path!r}: no such method file")
     named = named_methods()
+    known = preset(name_or_path)
+    if known is not None and known.method is not None:
+        return named[known.method]
     if name_or_path not in named:
         raise UserError(unknown_name("method", name_or_path, named, "run_stream.py --list methods shows all"))
     return named[name_or_path]

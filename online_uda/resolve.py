@@ -29,6 +29,7 @@ from online_uda.config import (
 from online_uda.errors import USER_ERRORS, UserError
 from online_uda.networks.catalogue import DEFAULT_NETWORK
 from online_uda.networks.spec import described_networks, form_of, function_parts
+from online_uda.seed_names import preset
 from online_uda.stream_schedule import named_feed, stream_document
 from streams.classes import CITYSCAPES_19, CLASS_SETS, find_classes
 from streams.schedule import SCHEDULES, Schedule, find_schedule
@@ -80,6 +81,9 @@ def resolve(options: RunConfig | Mapping[str, Any], overrides: Sequence[str] = (
         path = find_method(run.method)
         method_name = path.stem
         document = load_yaml(path)
+        known = preset(run.method)
+        if known is not None:
+            method_name, document = run.method, override(document, known.overrides)
         with faults.collecting():
             document = overlaid(document, _tuned(schedule_document, method_name, faults))
         method = build(MethodSettings, document, split[_METHOD])

@@ -19,6 +19,7 @@ from online_uda.adaptation.sharpness import Uphill
 from online_uda.adaptation.step import StepGradients
 from online_uda.adaptation.student_mode import StudentMode
 from online_uda.adaptation.teacher import EMATeacher
+from online_uda.adaptation.warm_up import WarmUp
 
 
 class LearningStep:
@@ -58,6 +59,7 @@ class LearningStep:
         self._anchor, self._teacher, self._taught, self._fisher = anchor, teacher, taught, fisher
         self._generator = generator
         self._recovery = Recovery(settings.anchor)
+        self.warm_up = WarmUp(settings.optimizer.warm_up, settings.optimizer.warm_up_ratio)
 
     def pieces(
         self, frames: Tensor, mix_ratio: float | None, effort: Effort
@@ -88,6 +90,7 @@ class LearningStep:
             return None, losses
         self._mode.commit()
         self._optimizer.step()
+        self.warm_up.stepped()
         self._scope.note(losses["mixed"] if "mixed" in losses else self._total(losses))
         self._follow("after")
         self._hold_back(losses)
@@ -111,6 +114,11 @@ class LearningStep:
         self._anchor.blend()
         if self._recovery.due(losses.get("entropy")):
             self.reset()
+
+    def shifted(self) -> None:
+        """The trigger has found that the domain changed."""
+        self.warm_up.restart()
+        self._gradients.shifted()
 
     def reset(self) -> None:
         """Weights, statistics, moments of the optimiser and memories of the objectives are as at the start."""
@@ -136,7 +144,7 @@ class LearningStep:
         """Memories of the objectives, the way back and its counters."""
         return {
             "gradients": self._gradients.state_dict(), "recovery": self._recovery.state_dict(),
-            "anchor": self._anchor.state_dict(),
+            "anchor": self._anchor.state_dict(), "warm_up": self.warm_up.state_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -144,3 +152,4 @@ class LearningStep:
         self._gradients.load_state_dict(state["gradients"])
         self._recovery.load_state_dict(state["recovery"])
         self._anchor.load_state_dict(state["anchor"])
+        self.warm_up.load_state_dict(state["warm_up"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -10,6 +13,7 @@ from online_uda.adaptation.photometric import PhotometricAugmentation
 from online_uda.adaptation.pseudo_labels.confident_share import confident_share_labels
 from online_uda.adaptation.replay.rare_class import draw_below
 from online_uda.adaptation.settings import MethodSettings
+from online_uda.adaptation.soft_paste import Layered, Patch, paste, paste_all, plain
 
 
 class MixedObjective:
@@ -24,6 +28,7 @@ class MixedObjective:
         assert settings.pseudo_labels is not None
         assert settings.objectives.mixed is not None
         self.weight = settings.objectives.mixed.weight
+        self.opacity = settings.mixing.opacity
         self._near_ratio = settings.mixing.ratio[0]
         self._labels = settings.pseudo_labels
         strength = settings.mixing.jitter_strength
@@ -54,7 +59,8 @@ class MixedObjective:
         teacher_logits: Tensor,
         ratio: float | None,
         generator: torch.Generator,
-    ) -> MixedBatch:
+        patches: Sequence[Patch] = (),
+    ) -> MixedBatch | Layered:
         """Pastes source classes over the target crop and augments the result.
 
         Args:
@@ -64,6 +70,7 @@ class MixedObjective:
             teacher_logits: ``(1, C, h, w)`` of the teacher on the target crop.
             ratio: ClassMix ratio m; None takes the near value.
             generator: CPU generator of classes and augmentation.
+            patches: Of rare classes, pasted on top.
         """
         slot = self._labels
         taught = confident_share_labels(
@@ -71,8 +78,11 @@ class MixedObjective:
         )
         count = images.shape[0]
         mask = classmix_mask(labels, self._near_ratio if ratio is None else ratio, generator)
-        batch = mix(
-            mask, images, labels, target.expand(count, -1, -1, -1), taught.labels.expand(count, -1, -1),
-            taught.weights.expand(count, -1, -1),
-        )  # fmt: skip
+        beneath = target.expand(count, -1, -1, -1)
+        under_labels, under_weights = (part.expand(count, -1, -1) for part in (taught.labels, taught.weights))
+        if self.opacity < 1.0 or patches:
+            made = paste(plain(beneath, under_labels, under_weights), images, labels, mask, self.opacity)
+            made = paste_all(made, patches, self.opacity)
+            return replace(made, images=self._augment(made.images, generator))
+        batch = mix(mask, images, labels, beneath, under_labels, under_weights)
         return MixedBatch(self._augment(batch.images, generator), batch.labels, batch.weights)

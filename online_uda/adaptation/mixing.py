@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from online_uda.adaptation.objectives.cross_entropy import cross_entropy
 from streams.frame import IGNORE_ID
 
 Generators = torch.Generator | Sequence[torch.Generator]
@@ -76,6 +77,10 @@ class MixedBatch:
     images: Tensor
     labels: Tensor
     weights: Tensor
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Weighted cross-entropy of full-size ``logits``, a mean over all pixels."""
+        return cross_entropy(logits, self.labels, self.weights)
 
 
 def mix(

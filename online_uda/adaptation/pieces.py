@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
 
 from online_uda.adaptation.replay.rare_class import draw_below
 
@@ -71,9 +70,3 @@ def window(width: int, share: float, generator: torch.Generator) -> slice:
         return slice(None)
     left = draw_below(width - columns + 1, generator)
     return slice(left, left + columns)
-
-
-def narrowed(images: Tensor, labels: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The same window of images ``(B, 3, h, w)`` and labels ``(B, h, w)``."""
-    columns = window(int(images.shape[-1]), share, generator)
-    return images[..., columns], labels[..., columns]

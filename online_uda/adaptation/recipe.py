@@ -291,8 +291,8 @@ class Recipe:
             self._look.watch(frames, decision)
         if self._memory is not None:
             self._memory.watch(decision)
-        if decision.detected:
-            self._gradients.shifted()
+        if decision.detected and self._step is not None:
+            self._step.shifted()
         if self._paused or (self._guard is not None and self._guard.resting):
             return replace(decision, learn=False, relax=False)
         return decision
@@ -391,6 +391,9 @@ class Recipe:
         """The trigger's rate or the settings' own, as far as the guards allow it."""
         if self._guard is not None:
             wanted = self._guard.rate * (self.settings.optimizer.learning_rate if wanted is None else wanted)
+        if self.settings.optimizer.warm_up and self._step is not None:
+            base = self.settings.optimizer.learning_rate if wanted is None else wanted
+            wanted = self._step.warm_up.factor * base
         if wanted is not None:
             set_learning_rate(optimizer, wanted)
 

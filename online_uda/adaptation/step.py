@@ -16,11 +16,12 @@ from online_uda.adaptation.frame_objectives import frame_objectives
 from online_uda.adaptation.frame_pass import FramePass, Remembering
 from online_uda.adaptation.mixed_step import MixedObjective
 from online_uda.adaptation.norm import NormStatistics
-from online_uda.adaptation.objectives.cross_entropy import cross_entropy
 from online_uda.adaptation.objectives.feature_distance import dominated_cells, feature_distance
-from online_uda.adaptation.pieces import Effort, Pieces, narrowed, window
+from online_uda.adaptation.pieces import Effort, Pieces, window
+from online_uda.adaptation.replay.rare_paste import RarePatches
 from online_uda.adaptation.replay.source import SourceReplay
 from online_uda.adaptation.settings import MethodSettings
+from online_uda.adaptation.soft_paste import Layered, Patch, paste_all, plain
 from online_uda.adaptation.staged_pass import Within, backward_pieces, forward_pieces
 from online_uda.adaptation.student_mode import StudentMode
 from online_uda.adaptation.teacher import EMATeacher
@@ -67,6 +68,9 @@ class StepGradients:
         self._autocast, self._generator = autocast, generator
         self._teacher_norm = None if teacher is None else NormStatistics(teacher.module, settings.norm)
         self._mixed = None if self._wanted.mixed is None else MixedObjective(settings)
+        self._rare = None
+        if settings.mixing is not None and settings.mixing.rare and replay is not None:
+            self._rare = RarePatches(replay.buffer, settings.mixing.rare_pool, replay.crop_size)
         self._device = next(student.parameters()).device
         run = FramePass(student, self._within(mode.on_the_frame), generator)
         of_source = quiet(source, autocast)
@@ -101,7 +105,9 @@ class StepGradients:
             return losses
         yield "replay.draw"
         images, labels = self._replay.draw(self._device)
-        images, labels = narrowed(images, labels, effort.crop, self._generator)
+        columns = window(int(images.shape[-1]), effort.crop, self._generator)
+        images, labels = images[..., columns], labels[..., columns]
+        patches = self._patches(columns)
         if self._adversarial is not None:
             losses["adversarial"] = yield from self._adversarial.pieces(self._narrow(frames, effort), images)
             if alone:
@@ -109,9 +115,12 @@ class StepGradients:
         if self._discrepancy is not None:
             losses["discrepancy"] = yield from self._discrepancy.pieces(self._narrow(frames, effort), images)
         if self._wanted.replay is not None:
-            losses.update((yield from self._source_labels(images, labels)))
+            seen = plain(images, labels)
+            if self._mixed is not None:
+                seen = paste_all(seen, patches, self._mixed.opacity)
+            losses.update((yield from self._source_labels(seen)))
         if self._mixed is not None and self._teacher is not None:
-            made = yield from self._mixture(self._mixed, self._teacher, frames, images, labels, mix_ratio)
+            made = yield from self._mixture(self._mixed, self._teacher, frames, images, labels, mix_ratio, patches)
             for name, value in made.items():
                 losses[name] = losses.get(name, 0.0) + value
         return losses
@@ -119,13 +128,21 @@ class StepGradients:
     def _narrow(self, frames: Tensor, effort: Effort) -> Tensor:
         return frames[..., window(int(frames.shape[-1]), effort.crop, self._generator)]
 
-    def _source_labels(self, images: Tensor, labels: Tensor) -> Pieces[dict[str, float]]:
+    def _patches(self, columns: slice) -> list[Patch]:
+        """Patches of rare classes, in the same window as the replayed images."""
+        if self._rare is None or self._settings.mixing is None:
+            return []
+        drawn = self._rare.draw(self._settings.mixing.rare, self._generator, self._device)
+        return [Patch(*(part[..., columns] for part in (one.images, one.labels, one.mask))) for one in drawn]
+
+    def _source_labels(self, seen: Layered) -> Pieces[dict[str, float]]:
         """Cross-entropy on labelled source images, and the distance of their features to the source network's."""
         slot, apart = self._wanted.replay, self._wanted.feature_distance
         assert slot is not None
+        images, labels = seen.images, seen.labels
         passed = yield from forward_pieces(self._student, images, self._within(self._mode), "replay")
         yield "replay.loss"
-        loss = cross_entropy(passed.output.full(), labels)
+        loss = seen.loss(passed.output.full())
         losses = {"replay": loss.item()}
         total = slot.weight * loss
         if apart is not None:
@@ -159,16 +176,17 @@ class StepGradients:
         images: Tensor,
         labels: Tensor,
         ratio: float | None,
+        patches: list[Patch],
     ) -> Pieces[dict[str, float]]:
         yield "mixed.teach"
         with self._norm_of_teacher(), self._autocast(), torch.no_grad():
             target = objective.crop(frames, (int(images.shape[-2]), int(images.shape[-1])), self._generator)
             taught = teacher.module(target)
         yield "mixed.mix"
-        mixed = objective.mix(images, labels, target, taught.full(), ratio, self._generator)
+        mixed = objective.mix(images, labels, target, taught.full(), ratio, self._generator, patches)
         passed = yield from forward_pieces(self._student, mixed.images, self._within(self._mode), "mixed")
         yield "mixed.loss"
-        loss = cross_entropy(passed.output.full(), mixed.labels, mixed.weights)
+        loss = mixed.loss(passed.output.full())
         losses, total = {"mixed": loss.item()}, objective.weight * loss
         contrast = self._wanted.contrast
         if self._contrast is not None and contrast is not None and contrast.of != "replay":

@@ -59,7 +59,7 @@ def test_hamlet_has_the_values_of_the_paper() -> None:
     assert (scope["temperature"], scope["rate"]) == (1.75, 0.1)
     assert optimizer == {
         "name": "adamw", "learning_rate": 1.5e-5, "weight_decay": 0.01, "momentum": 0.9, "head_factor": 10.0,
-        "sharpness": 0.0,
+        "sharpness": 0.0, "warm_up": 0, "warm_up_ratio": 1e-6,
     }  # fmt: skip
     assert (slots["teacher"]["cap"], slots["teacher"]["buffers"]) == (0.999, "keep")
     replay = slots["replay"]
@@ -67,6 +67,7 @@ def test_hamlet_has_the_values_of_the_paper() -> None:
     assert (replay["temperature"], replay["batch"], replay["style"]) == (0.01, 1, None)
     assert slots["mixing"] == {
         "ratio": (0.5, 0.75), "jitter_probability": 0.8, "jitter_strength": 0.2, "blur_probability": 0.5,
+        "opacity": 1.0, "rare": 0, "rare_pool": 5,
     }  # fmt: skip
     assert slots["pseudo_labels"] == {"confidence": 0.968, "ignore_top": 15 / 512, "ignore_bottom": 120 / 512}
     assert {name: slot for name, slot in slots["objectives"].items() if slot is not None} == {

@@ -53,6 +53,11 @@ class SourceReplay:
             )  # fmt: skip
         self._frame: NDArray[np.uint8] | None = None
 
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        """Height and width of what `draw` gives."""
+        return self._sampler.crop_size
+
     def observe(self, frames: Tensor, *, changed: bool) -> None:
         """Shows a frame of the stream to the style; ``changed`` says that a domain change was detected on it."""
         if self.style is None:

@@ -63,12 +63,28 @@ class ReplaySettings(SlotModel):
 
 
 class MixingSettings(SlotModel):
-    """ClassMix with a dynamic ratio (near, far), colour jitter and blur (specs/hamlet.md 2.6)."""
+    """ClassMix with a dynamic ratio (near, far), colour jitter and blur (specs/hamlet.md 2.6).
+
+    ``opacity`` below 1 lets what lies beneath a paste shine through and splits the label alike. ``rare`` patches of the
+    ``rare_pool`` rarest classes, each from a source image of its own, are pasted over replayed images and mixtures
+    (Dual Soft-Paste).
+    """
 
     ratio: tuple[Share, Share] = (0.5, 0.75)
     jitter_probability: Share = 0.8
     jitter_strength: Share = 0.2
     blur_probability: Share = 0.5
+    opacity: PositiveShare = 1.0
+    rare: int = Field(default=0, ge=0, le=8)
+    rare_pool: int = Field(default=5, ge=1)
+
+    @model_validator(mode="after")
+    def _pool_of_rare(self) -> Self:
+        if self.rare == 0 and self.rare_pool != type(self).model_fields["rare_pool"].default:
+            raise KeyedError("is what rare chooses from; give rare or drop it", "rare_pool")
+        if self.rare > self.rare_pool:
+            raise KeyedError(f"asks for more classes than the {self.rare_pool} of rare_pool", "rare")
+        return self
 
 
 class PseudoLabelSettings(SlotModel):

@@ -145,6 +145,9 @@ class OptimizerSettings(SlotModel):
 
     With ``sharpness`` rho above 0 the gradient is taken where the loss is highest within a radius of rho, along the
     first gradient (SAM: Foret et al. 2021; SAR): two forward and backward passes a step.
+
+    For ``warm_up`` steps from the start and from every change of domain the rate rises from a share ``warm_up_ratio``
+    of its value in a line (DAFormer).
     """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -153,6 +156,14 @@ class OptimizerSettings(SlotModel):
     momentum: BelowOne = 0.9
     head_factor: Positive = 1.0
     sharpness: NotNegative = 0.0
+    warm_up: int = Field(default=0, ge=0)
+    warm_up_ratio: PositiveShare = 1e-6
+
+    @model_validator(mode="after")
+    def _ratio_of_warm_up(self) -> Self:
+        if self.warm_up == 0 and self.warm_up_ratio != type(self).model_fields["warm_up_ratio"].default:
+            raise KeyedError("is where warm_up begins; give warm_up or drop it", "warm_up_ratio")
+        return self
 
 
 class KalmanSettings(SlotModel):
