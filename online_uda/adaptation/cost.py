@@ -45,6 +45,8 @@ def cost_of(settings: MethodSettings) -> Cost:
         backwards += 1
     if wanted.prototype is not None:
         forwards, backwards = forwards + 3, backwards + 1
+    if wanted.fused is not None:
+        forwards, backwards = forwards + wanted.fused.views + 1, backwards + 1
     if wanted.distilled is not None:
         forwards, backwards = forwards + 1, backwards + 1
     if settings.replay is not None:

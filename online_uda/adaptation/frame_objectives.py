@@ -12,6 +12,7 @@ from torch import Tensor
 from online_uda.adaptation.distilled_step import DistilledStep
 from online_uda.adaptation.entropy_step import EntropyStep
 from online_uda.adaptation.frame_pass import FrameObjective, FramePass
+from online_uda.adaptation.fused_step import FusedStep
 from online_uda.adaptation.likelihood_step import LikelihoodStep
 from online_uda.adaptation.prototype_step import PrototypeStep
 from online_uda.adaptation.settings import ObjectiveSettings
@@ -60,6 +61,8 @@ def frame_objectives(
             wanted.prototype, run, source=source, num_classes=len(classes), teacher=quiet(teacher, of_teacher),
             images=islice(source_images, wanted.prototype.frames),
         )  # fmt: skip
+    if wanted.fused is not None and teacher is not None:
+        found["fused"] = FusedStep(wanted.fused, run, quiet(teacher, of_teacher))
     if wanted.taught is not None and teacher is not None:
         found["taught"] = TaughtStep(
             wanted.taught, run, teacher=teacher, source=frozen, of_teacher=of_teacher, autocast=autocast

@@ -59,6 +59,7 @@ class LearningStep:
         self._anchor, self._teacher, self._taught, self._fisher = anchor, teacher, taught, fisher
         self._generator = generator
         self._recovery = Recovery(settings.anchor)
+        self._since_followed = 0
         self.warm_up = WarmUp(settings.optimizer.warm_up, settings.optimizer.warm_up_ratio)
 
     def pieces(
@@ -104,8 +105,11 @@ class LearningStep:
 
     def _follow(self, when: str) -> None:
         slot = self._settings.teacher
-        if self._teacher is not None and slot is not None and slot.follows == when:
+        if self._teacher is None or slot is None or slot.follows != when:
+            return
+        if self._since_followed % slot.every == 0:
             self._teacher.update(self._taught())
+        self._since_followed += 1
 
     def _hold_back(self, losses: Mapping[str, float]) -> None:
         slot = self._settings.anchor
@@ -129,6 +133,7 @@ class LearningStep:
         self._gradients.forget()
         if self._teacher is not None:
             self._teacher.steps = 0  # its next update copies the student
+            self._since_followed = 0
 
     def _may_update(self, losses: Mapping[str, float]) -> bool:
         """Whether there is anything to step along: a finite loss can still have a gradient that is not."""
@@ -145,6 +150,7 @@ class LearningStep:
         return {
             "gradients": self._gradients.state_dict(), "recovery": self._recovery.state_dict(),
             "anchor": self._anchor.state_dict(), "warm_up": self.warm_up.state_dict(),
+            "since_followed": self._since_followed,
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -153,3 +159,4 @@ class LearningStep:
         self._recovery.load_state_dict(state["recovery"])
         self._anchor.load_state_dict(state["anchor"])
         self.warm_up.load_state_dict(state["warm_up"])
+        self._since_followed = int(state["since_followed"])

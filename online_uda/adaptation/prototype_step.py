@@ -13,8 +13,9 @@ from online_uda.adaptation.frame_pass import FramePass
 from online_uda.adaptation.objectives.soft import confidence_regulariser, exact, reverse_cross_entropy
 from online_uda.adaptation.pieces import Pieces
 from online_uda.adaptation.prior_switch import PriorSwitch
-from online_uda.adaptation.prototypes import Prototypes, labels_on
+from online_uda.adaptation.prototypes import Prototypes, divergence, labels_on
 from online_uda.adaptation.settings.objectives import PrototypeSettings
+from online_uda.adaptation.strong_view import StrongViews
 from online_uda.adaptation.views import Answer
 from streams.frame import IGNORE_ID
 
@@ -42,7 +43,10 @@ class PrototypeStep:
         num_classes: int,
     ) -> None:
         self._settings, self._run, self._teacher, self._source = settings, run, teacher, source
-        self.prototypes = Prototypes(source, images, num_classes, settings.rate, settings.min_cells)
+        self.prototypes = Prototypes(
+            source, images, num_classes, settings.rate, settings.min_cells, spread=settings.spread
+        )
+        self._strong = None if settings.strong is None else StrongViews(settings.strong, run.student.get_buffer("mean"))
         self._switch = PriorSwitch(settings.window, settings.gray, settings.slope)
 
     def pieces(self, frames: Tensor) -> Pieces[float | None]:
@@ -70,9 +74,21 @@ class PrototypeStep:
         self.prototypes.update(features, labels_on(q, features))
         if not (labels != IGNORE_ID).any():
             return None
-        passed = yield from self._run.forward(frames, "prototype")
+        seen, near = frames, self.prototypes.weights(features, slot.temperature)
+        if self._strong is not None:
+            yield "prototype.strong"
+            view = self._strong.draw(frames, self._run.generator)
+            q, valid = view.replay(q, taught.padded)
+            sure, labels = q.max(1)
+            labels = torch.where((sure > slot.confidence) & valid, labels, torch.full_like(labels, IGNORE_ID))
+            near, _ = view.replay(near, taught.padded)
+            seen = view.images
+        passed = yield from self._run.forward(seen, "prototype")
         yield "prototype.loss"
         loss = self._loss(exact(passed.output.logits), labels)
+        if slot.consistency > 0.0:
+            own = self.prototypes.log_weights(exact(passed.output.features[-1]), slot.temperature)
+            loss = loss + slot.consistency * divergence(near, own)
         yield from self._run.backward(passed, slot.weight * loss, "prototype")
         return loss.item()
 

@@ -49,6 +49,16 @@ def prototype_weights(distances: Tensor, temperature: float) -> Tensor:
     return (-distances / temperature).softmax(1)
 
 
+def divergence(target: Tensor, log_p: Tensor) -> Tensor:
+    """``sum_c q_c (log q_c - log p_c)`` (KL), a mean over cells, of ``(B, C, h, w)`` probabilities q and log p.
+
+    Classes without weight in the target count nothing, even where log p is -inf.
+    """
+    present = target > 0.0
+    terms = torch.where(present, torch.special.xlogy(target, target) - target * log_p.masked_fill(~present, 0.0), 0.0)
+    return terms.sum(1).mean()
+
+
 class Prototypes:
     """Running mean feature of every class, started on source images with the source network's own labels.
 
@@ -60,9 +70,19 @@ class Prototypes:
         num_classes: C.
         rate: Share of a frame's mean in the running one.
         min_cells: Classes with fewer cells in a frame stay.
+        spread: Whether distances are in units of each class's standard deviation.
     """
 
-    def __init__(self, answer: Answer, images: Iterable[Tensor], num_classes: int, rate: float, min_cells: int) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        images: Iterable[Tensor],
+        num_classes: int,
+        rate: float,
+        min_cells: int,
+        *,
+        spread: bool = True,
+    ) -> None:
         self._classes, self._rate, self._min_cells = num_classes, rate, min_cells
         totals: list[tuple[Tensor, Tensor, Tensor]] = []
         for image in images:
@@ -76,13 +96,22 @@ class Prototypes:
         mean = sums / counts.clamp(min=1.0)[:, None]
         variance = squares / counts.clamp(min=1.0)[:, None] - mean.square()
         self.spread = variance.clamp(min=0.0).sqrt().clamp(min=SMALLEST_SPREAD)
+        if not spread:
+            self.spread = torch.ones_like(self.spread)
         self._start = mean, counts > 0
         self.mean, self.known = mean.clone(), counts > 0
 
     def weights(self, features: Tensor, temperature: float) -> Tensor:
         """``(B, C, h, w)`` weights of the classes for ``(B, D, h, w)`` features, 0 for classes without a prototype."""
+        return prototype_weights(self._distances(features), temperature)
+
+    def log_weights(self, features: Tensor, temperature: float) -> Tensor:
+        """Their logarithm, -inf for classes without a prototype."""
+        return (-self._distances(features) / temperature).log_softmax(1)
+
+    def _distances(self, features: Tensor) -> Tensor:
         distances = prototype_distances(features, self.mean, self.spread)
-        return prototype_weights(distances.masked_fill(~self.known.view(1, -1, 1, 1), float("inf")), temperature)
+        return distances.masked_fill(~self.known.view(1, -1, 1, 1), torch.inf)
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:

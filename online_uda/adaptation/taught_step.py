@@ -15,8 +15,9 @@ from online_uda.adaptation.objectives.soft import exact, soft_cross_entropy, sym
 from online_uda.adaptation.patch_mask import masked_patches
 from online_uda.adaptation.pieces import Pieces
 from online_uda.adaptation.settings.objectives import TaughtSettings
+from online_uda.adaptation.strong_view import StrongViews
 from online_uda.adaptation.views import fused_probabilities, quiet
-from online_uda.networks.segmenter import Segmenter
+from online_uda.networks.segmenter import Segmenter, padded_size
 
 
 class TaughtStep:
@@ -44,6 +45,7 @@ class TaughtStep:
         self._settings, self._run = settings, run
         self._teacher = quiet(teacher, of_teacher)
         self._source = quiet(source, autocast)
+        self._strong = None if settings.strong is None else StrongViews(settings.strong, run.student.get_buffer("mean"))
         self._divisor = max(64, run.student.divisor)
 
     def pieces(self, frames: Tensor) -> Pieces[float | None]:
@@ -54,13 +56,19 @@ class TaughtStep:
         """
         slot = self._settings
         label = yield from self.label(frames)
-        seen = frames
+        seen, valid = frames, None
+        if self._strong is not None:
+            view = self._strong.draw(frames, self._run.generator)
+            seen = view.images
+            size = (int(frames.shape[-2]), int(frames.shape[-1]))
+            label, valid = view.replay(label, padded_size(size, self._run.student.divisor))
         if slot.mask is not None:
             fill = self._run.student.get_buffer("mean")
-            seen, _ = masked_patches(frames, slot.mask.share, slot.mask.patch, fill, self._run.generator)
+            seen, _ = masked_patches(seen, slot.mask.share, slot.mask.patch, fill, self._run.generator)
         passed = yield from self._run.forward(seen, "taught")
         yield "taught.loss"
-        loss = self._distance(passed.output.logits, label).mean()
+        each = self._distance(passed.output.logits, label)
+        loss = each.mean() if valid is None else (each * valid).mean()
         yield from self._run.backward(passed, slot.weight * loss, "taught")
         return loss.item()
 

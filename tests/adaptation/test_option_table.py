@@ -61,6 +61,10 @@ ISW: Data = {**REPLAY, "objectives": {"replay": {}, "whitening": {"stages": [1],
 CONTRAST: Data = {**REPLAY, "objectives": {"replay": {}, "contrast": {}}}
 MIXED: Data = {**TENT, "teacher": {}, "mixing": {}, "pseudo_labels": {"confidence": 0.4},
                "replay": REPLAY["replay"], "objectives": {"mixed": {}}}  # fmt: skip
+FUSED: Data = {**TENT, "teacher": TAUGHT["teacher"], "objectives": {"fused": {"views": 2, "upper": 0.5}}}
+STRONG: Data = {**TAUGHT, "objectives": {"taught": {"strong": {}}}}
+PROTO: Data = {**TENT, "teacher": TAUGHT["teacher"],
+               "objectives": {"prototype": {"prior": "static", "frames": 4, "consistency": 1.0}}}  # fmt: skip
 
 ROWS: list[tuple[str, Any, Data, int]] = [
     # option, value, the method it is compared with, frames
@@ -155,6 +159,51 @@ ROWS: list[tuple[str, Any, Data, int]] = [
     ("mixing__opacity", 0.5, MIXED, 1),
     ("mixing__rare", 2, MIXED, 1),
     ("mixing__rare_pool", 9, {**MIXED, "mixing": {"rare": 1}}, 2),
+    ("teacher__every", 2, TAUGHT, 3),
+    ("objectives__fused__weight", 0.1, FUSED, 1),
+    ("objectives__fused__views", 4, FUSED, 1),
+    ("objectives__fused__zoom", [0.3, 0.4], FUSED, 1),
+    ("objectives__fused__upper", 1.0, FUSED, 1),
+    ("objectives__fused__lower", 0.9, FUSED, 1),
+    ("objectives__fused__beta", 0.9, FUSED, 1),
+    ("objectives__fused__rate", 1.0, FUSED, 2),
+    ("objectives__fused__focal", 0.0, FUSED, 1),
+    ("objectives__fused__jitter_strength", 0.0, FUSED, 4),
+    ("objectives__fused__blur_probability", 1.0, FUSED, 4),
+    *(
+        (f"objectives__taught__strong__{key}", value, STRONG, 1)
+        for key, value in (
+            ("zoom", [0.3, 0.4]),
+            ("angle", 45.0),
+            ("jitter_strength", 0.9),
+            ("blur_probability", 1.0),
+            ("cutout", 0.7),
+        )
+    ),
+    ("objectives__taught__strong__flip", False, STRONG, 4),
+    *(
+        (
+            f"objectives__prototype__strong__{key}",
+            value,
+            {**PROTO, "objectives": {"prototype": {"prior": "static", "frames": 4, "strong": {}}}},
+            1,
+        )
+        for key, value in (
+            ("zoom", [0.3, 0.4]),
+            ("angle", 45.0),
+            ("jitter_strength", 0.9),
+            ("blur_probability", 1.0),
+            ("cutout", 0.7),
+        )
+    ),
+    (
+        "objectives__prototype__strong__flip",
+        False,
+        {**PROTO, "objectives": {"prototype": {"prior": "static", "frames": 4, "strong": {}}}},
+        4,
+    ),
+    ("objectives__prototype__consistency", 5.0, PROTO, 1),
+    ("objectives__prototype__spread", False, PROTO, 1),
     ("deploy", "student", TAUGHT, 2),
     ("prior_correction", True, TENT, 1),
     ("scope__window", 1, HYBRID, 8),

@@ -66,13 +66,13 @@ def _mixed(method: MethodSettings) -> Iterator[KeyedError]:
 
 
 def _teacher(method: MethodSettings) -> Iterator[KeyedError]:
-    users = [name for name in ("mixed", "taught", "prototype") if getattr(method.objectives, name) is not None]
+    users = [name for name in ("mixed", "taught", "prototype", "fused") if getattr(method.objectives, name) is not None]
     if method.teacher is None:
         for name in users:
             if name != "mixed":  # which says so with the other slots it needs
                 yield KeyedError("needs the slot teacher", "objectives", name)
     elif not users and method.deploy != "teacher":
-        text = "only objectives.mixed, taught and prototype and deploy use this slot; add one or drop it"
+        text = "only objectives.mixed, taught, prototype and fused and deploy use this slot; add one or drop it"
         yield KeyedError(text, "teacher")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
@@ -15,7 +15,8 @@ class TeacherSettings(SlotModel):
     """EMA teacher (specs/hamlet.md 2.1) by a capped warm-up rate or by a half-life in frames.
 
     Without ``warm_up`` the rate is the cap from the first step on, and the teacher starts as the source network.
-    It ``follows`` the student before each step (HAMLET), or after it and before weights are put back (CoTTA).
+    It ``follows`` the student before each step (HAMLET), or after it and before weights are put back (CoTTA); at every
+    ``every``-th step (DA-SAC: 100).
     """
 
     cap: BelowOne | None = None
@@ -23,6 +24,7 @@ class TeacherSettings(SlotModel):
     buffers: Literal["copy", "ema", "keep"] = "copy"
     warm_up: bool = True
     follows: Literal["before", "after"] = "before"
+    every: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _one_rate(self) -> Self:
@@ -98,4 +100,54 @@ class PseudoLabelSettings(SlotModel):
     def _rows_are_left(self) -> Self:
         if self.ignore_top + self.ignore_bottom >= 1.0:
             raise ValueError("ignore_top and ignore_bottom leave no row between them; their sum must be below 1")
+        return self
+
+
+def _ordered_zoom(zoom: tuple[float, float]) -> None:
+    if zoom[0] > zoom[1]:
+        raise KeyedError(f"{list(zoom)} runs backwards; give the smaller share first", "zoom")
+
+
+class FusedSettings(SlotModel):
+    """DA-SAC: ``views`` of the frame, itself and crops of ``zoom`` of each side, mirrored or not, fused by the teacher.
+
+    A pixel has a label where the class is likelier than ``upper`` of its peak in the frame, less for classes rarer than
+    ``beta``, and likelier than ``lower``. It weighs the teacher's confidence times ``(1 - share)^focal``; shares of
+    classes follow by ``rate``. The student sees one of the views, recoloured.
+    """
+
+    weight: NotNegative = 5.0
+    views: int = Field(default=4, ge=1, le=16)
+    zoom: tuple[PositiveShare, PositiveShare] = (0.5, 1.0)
+    upper: PositiveShare = 0.75
+    lower: Share = 0.2
+    beta: Positive = 1e-3
+    rate: PositiveShare = 0.01
+    focal: NotNegative = 3.0
+    jitter_strength: Share = 0.4
+    blur_probability: Share = 0.5
+
+    @model_validator(mode="after")
+    def _zoom_in_order(self) -> Self:
+        _ordered_zoom(self.zoom)
+        return self
+
+
+class StrongSettings(SlotModel):
+    """The student's strong view of the frame; labels are moved along.
+
+    A crop of ``zoom`` of each side, turned by up to ``angle`` degrees, mirrored half of the time, recoloured, with a
+    hole of ``cutout`` of each side.
+    """
+
+    zoom: tuple[PositiveShare, PositiveShare] = (0.6, 1.0)
+    angle: Annotated[float, Field(ge=0.0, le=45.0)] = 10.0
+    flip: bool = True
+    jitter_strength: Share = 0.4
+    blur_probability: Share = 0.5
+    cutout: BelowOne = 1 / 3
+
+    @model_validator(mode="after")
+    def _zoom_in_order(self) -> Self:
+        _ordered_zoom(self.zoom)
         return self

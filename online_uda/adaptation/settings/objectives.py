@@ -14,6 +14,7 @@ from online_uda.adaptation.settings.domains import (
     DiscrepancySettings,
     WhiteningSettings,
 )
+from online_uda.adaptation.settings.labels import FusedSettings, StrongSettings
 from streams.yaml_config import KeyedError
 
 
@@ -126,7 +127,7 @@ class TaughtSettings(SlotModel):
     ``trust``: ``views`` takes the mean over views everywhere; ``anchor`` (CoTTA) the teacher's native answer where the
     source network's confidence is above ``confidence``; ``better`` (BECoTTA) where the teacher's own is, and is not
     below the source network's. ``labels`` are the best class or the probabilities; ``loss`` their cross-entropy or the
-    symmetric one, which takes probabilities.
+    symmetric one, which takes probabilities. With ``strong`` the student sees a strong view of the frame.
     """
 
     weight: NotNegative = 1.0
@@ -136,6 +137,7 @@ class TaughtSettings(SlotModel):
     labels: Literal["hard", "soft"] = "hard"
     loss: Literal["cross_entropy", "symmetric"] = "cross_entropy"
     mask: MaskSettings | None = None
+    strong: StrongSettings | None = None
 
     @model_validator(mode="after")
     def _something_to_choose(self) -> Self:
@@ -182,6 +184,10 @@ class PrototypeSettings(SlotModel):
     says (``switch``, with ``window``, ``gray`` and ``slope``). Prototypes start on ``frames`` source images, follow the
     stream by ``rate`` where a class has ``min_cells`` cells of the last stage's map. Labels below ``confidence`` are
     left out. ``cross_entropy``, ``reverse`` and ``regular`` weigh CE, RCE and MRKLD.
+
+    With ``strong`` the student sees a strong view of the frame. ``consistency`` weighs the divergence between its
+    softmax over distances to the prototypes and the teacher's (ProDA: 10). ``spread`` measures distances in units of
+    each class's deviation (OnDA); without it they are plain (ProDA).
     """
 
     weight: NotNegative = 1.0
@@ -197,6 +203,9 @@ class PrototypeSettings(SlotModel):
     window: int = Field(default=200, ge=1)
     gray: tuple[Share, Share] = (0.83, 0.90)
     slope: NotNegative = 2e-4
+    strong: StrongSettings | None = None
+    consistency: NotNegative = 0.0
+    spread: bool = True
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -217,6 +226,7 @@ class ObjectiveSettings(SlotModel):
     likelihood: LikelihoodSettings | None = None
     distilled: DistilledSettings | None = None
     prototype: PrototypeSettings | None = None
+    fused: FusedSettings | None = None
     adversarial: AdversarialSettings | None = None
     discrepancy: DiscrepancySettings | None = None
     whitening: WhiteningSettings | None = None
