@@ -176,7 +176,7 @@ ROWS: list[tuple[str, Any, Data, int]] = [
             ("zoom", [0.3, 0.4]),
             ("angle", 45.0),
             ("jitter_strength", 0.9),
-            ("blur_probability", 1.0),
+            ("blur_probability", 0.0),
             ("cutout", 0.7),
         )
     ),
@@ -192,7 +192,7 @@ ROWS: list[tuple[str, Any, Data, int]] = [
             ("zoom", [0.3, 0.4]),
             ("angle", 45.0),
             ("jitter_strength", 0.9),
-            ("blur_probability", 1.0),
+            ("blur_probability", 0.0),
             ("cutout", 0.7),
         )
     ),
