@@ -47,6 +47,11 @@ def cost_of(settings: MethodSettings) -> Cost:
         forwards, backwards = forwards + 3, backwards + 1
     if wanted.fused is not None:
         forwards, backwards = forwards + wanted.fused.views + 1, backwards + 1
+    if wanted.remembered is not None:
+        count = wanted.remembered.frames
+        forwards, backwards = forwards + 2 * count, backwards + count
+    if wanted.near_source is not None:
+        forwards, backwards = forwards + 2, backwards + 1
     if wanted.distilled is not None:
         forwards, backwards = forwards + 1, backwards + 1
     if settings.replay is not None:
@@ -57,6 +62,8 @@ def cost_of(settings: MethodSettings) -> Cost:
         if wanted.adversarial is not None:
             trains = wanted.adversarial.phase != "disc_only"
             forwards, backwards = forwards + 1 + area, backwards + (1 + area) * trains
+        if wanted.transfer is not None:
+            forwards, backwards = forwards + 1 + area, backwards + 1 + area
         if wanted.discrepancy is not None:
             forwards, backwards = forwards + 1 + area, backwards + 1 + area
         forwards += area / settings.replay.batch * (wanted.mixed is not None)

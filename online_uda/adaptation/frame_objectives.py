@@ -14,7 +14,9 @@ from online_uda.adaptation.entropy_step import EntropyStep
 from online_uda.adaptation.frame_pass import FrameObjective, FramePass
 from online_uda.adaptation.fused_step import FusedStep
 from online_uda.adaptation.likelihood_step import LikelihoodStep
+from online_uda.adaptation.near_source_step import NearSourceStep
 from online_uda.adaptation.prototype_step import PrototypeStep
+from online_uda.adaptation.remembered_step import RememberedStep
 from online_uda.adaptation.settings import ObjectiveSettings
 from online_uda.adaptation.taught_step import TaughtStep
 from online_uda.adaptation.views import Answer, quiet
@@ -63,6 +65,10 @@ def frame_objectives(
         )  # fmt: skip
     if wanted.fused is not None and teacher is not None:
         found["fused"] = FusedStep(wanted.fused, run, quiet(teacher, of_teacher))
+    if wanted.remembered is not None and teacher is not None:
+        found["remembered"] = RememberedStep(wanted.remembered, run, quiet(teacher, of_teacher), len(classes))
+    if wanted.near_source is not None:
+        found["near_source"] = NearSourceStep(wanted.near_source, run, source)
     if wanted.taught is not None and teacher is not None:
         found["taught"] = TaughtStep(
             wanted.taught, run, teacher=teacher, source=frozen, of_teacher=of_teacher, autocast=autocast

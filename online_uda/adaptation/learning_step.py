@@ -116,7 +116,7 @@ class LearningStep:
         self._anchor.pull(slot.pull)
         self._anchor.restore(slot.restore, self._generator)
         self._anchor.blend()
-        if self._recovery.due(losses.get("entropy")):
+        if self._recovery.due(losses.get("entropy"), self._total(losses)):
             self.reset()
 
     def shifted(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from online_uda.adaptation.pseudo_labels.confident_share import confident_share_
 from online_uda.adaptation.replay.rare_class import draw_below
 from online_uda.adaptation.settings import MethodSettings
 from online_uda.adaptation.soft_paste import Layered, Patch, paste, paste_all, plain
+
+DOUBT_RATE = 0.1
 
 
 class MixedObjective:
@@ -28,6 +31,8 @@ class MixedObjective:
         assert settings.pseudo_labels is not None
         assert settings.objectives.mixed is not None
         self.weight = settings.objectives.mixed.weight
+        self._draw = settings.mixing.draw
+        self.doubt: Tensor | None = None
         self.opacity = settings.mixing.opacity
         self._near_ratio = settings.mixing.ratio[0]
         self._labels = settings.pseudo_labels
@@ -77,7 +82,11 @@ class MixedObjective:
             teacher_logits, threshold=slot.confidence, ignore_top=slot.ignore_top, ignore_bottom=slot.ignore_bottom
         )
         count = images.shape[0]
-        mask = classmix_mask(labels, self._near_ratio if ratio is None else ratio, generator)
+        wanted = None
+        if self._draw == "ambiguous":
+            self._note(teacher_logits)
+            wanted = self.doubt
+        mask = classmix_mask(labels, self._near_ratio if ratio is None else ratio, generator, wanted=wanted)
         beneath = target.expand(count, -1, -1, -1)
         under_labels, under_weights = (part.expand(count, -1, -1) for part in (taught.labels, taught.weights))
         if self.opacity < 1.0 or patches:
@@ -86,3 +95,26 @@ class MixedObjective:
             return replace(made, images=self._augment(made.images, generator))
         batch = mix(mask, images, labels, beneath, under_labels, under_weights)
         return MixedBatch(self._augment(batch.images, generator), batch.labels, batch.weights)
+
+    @torch.no_grad()
+    def _note(self, logits: Tensor) -> None:
+        """The teacher's running doubt, 1 minus its confidence, in what it takes for each class."""
+        sure, ids = logits.float().softmax(1).max(1)
+        shown = torch.bincount(ids.flatten(), minlength=logits.shape[1]).float()
+        doubt = torch.bincount(ids.flatten(), (1.0 - sure).flatten(), minlength=logits.shape[1]) / shown.clamp(min=1.0)
+        doubt = doubt.float().cpu()
+        if self.doubt is None:
+            self.doubt = torch.full_like(doubt, float((1.0 - sure).mean()))
+        self.doubt = torch.where(shown.cpu() > 0, self.doubt.lerp(doubt, DOUBT_RATE), self.doubt)
+
+    def forget(self) -> None:
+        """No class has been seen."""
+        self.doubt = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running doubt."""
+        return {"doubt": self.doubt}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores `state_dict`."""
+        self.doubt = None if state["doubt"] is None else state["doubt"].cpu()

@@ -40,7 +40,14 @@ def num_pasted_classes(present: int, mix_ratio: float) -> int:
     return min(int((present + present % 2) * (1.0 - mix_ratio) + 1e-9), present)
 
 
-def classmix_mask(labels: Tensor, mix_ratio: float, generator: Generators, *, paste_ignored: bool = True) -> Tensor:
+def classmix_mask(
+    labels: Tensor,
+    mix_ratio: float,
+    generator: Generators,
+    *,
+    paste_ignored: bool = True,
+    wanted: Tensor | None = None,
+) -> Tensor:
     """Draw which source pixels are pasted, with a class list of its own for every image.
 
     Args:
@@ -49,6 +56,7 @@ def classmix_mask(labels: Tensor, mix_ratio: float, generator: Generators, *, pa
         generator: CPU source of randomness, one for all images or one an image.
         paste_ignored: Whether 255 counts as a class. If so, as in HAMLET, it may be drawn, and its pixels then hide
             the target and give no gradient; if not, unlabelled source pixels are never pasted.
+        wanted: ``(C,)`` weights by which classes are drawn, without those that are ignored; None draws them evenly.
 
     Returns:
         ``(B, H, W)`` bool, true where the source is pasted.
@@ -56,10 +64,16 @@ def classmix_mask(labels: Tensor, mix_ratio: float, generator: Generators, *, pa
     chosen = torch.zeros(len(labels), 256, dtype=torch.bool)
     for row, source in enumerate(generator_per_image(generator, len(labels))):
         present = torch.unique(labels[row]).cpu().long()
-        if not paste_ignored:
+        if not paste_ignored or wanted is not None:
             present = present[present != IGNORE_ID]
         count = num_pasted_classes(len(present), mix_ratio)
-        chosen[row, present[torch.randperm(len(present), generator=source)[:count]]] = True
+        if wanted is None:
+            order = torch.randperm(len(present), generator=source)[:count]
+        else:
+            order = (
+                torch.multinomial(wanted[present].double() + 1e-6, count, generator=source) if count else present[:0]
+            )
+        chosen[row, present[order]] = True
     table = chosen.to(labels.device)
     return torch.gather(table, 1, labels.flatten(1).long()).view_as(labels)
 

@@ -107,7 +107,7 @@ class Recipe:
             raise UserError(f"method {name}: scope.parameters {settings.scope.parameters} fits nothing in this network")
         heads = frozenset(parameter_name for parameter_name, _ in self.student.head_parameters())
         self._optimizer = build_optimizer(self._learning, settings.optimizer, heads)
-        self._scope = ScopeChoice(name, self.student, settings.scope, self._learning, fixed=fixed)
+        self._scope = ScopeChoice(name, self.student, settings.scope, self._learning, fixed=fixed, seed=seed)
         self._generator = torch.Generator().manual_seed(seed)
         self.teacher = self._build_teacher()
         if self.teacher is not None:
@@ -291,6 +291,7 @@ class Recipe:
             self._look.watch(frames, decision)
         if self._memory is not None:
             self._memory.watch(decision)
+        self._gradients.watch(frames, prediction)
         if decision.detected and self._step is not None:
             self._step.shifted()
         if self._paused or (self._guard is not None and self._guard.resting):

@@ -18,6 +18,7 @@ from online_uda.adaptation.mixed_step import MixedObjective
 from online_uda.adaptation.norm import NormStatistics
 from online_uda.adaptation.objectives.feature_distance import dominated_cells, feature_distance
 from online_uda.adaptation.pieces import Effort, Pieces, window
+from online_uda.adaptation.remembered_step import RememberedStep
 from online_uda.adaptation.replay.rare_paste import RarePatches
 from online_uda.adaptation.replay.source import SourceReplay
 from online_uda.adaptation.settings import MethodSettings
@@ -25,8 +26,9 @@ from online_uda.adaptation.soft_paste import Layered, Patch, paste_all, plain
 from online_uda.adaptation.staged_pass import Within, backward_pieces, forward_pieces
 from online_uda.adaptation.student_mode import StudentMode
 from online_uda.adaptation.teacher import EMATeacher
+from online_uda.adaptation.transfer_step import TransferStep
 from online_uda.adaptation.views import quiet
-from online_uda.networks.segmenter import Segmenter
+from online_uda.networks.segmenter import Segmentation, Segmenter
 from streams.frame import ClassSet
 
 
@@ -83,6 +85,8 @@ class StepGradients:
         adversarial, discrepancy = self._wanted.adversarial, self._wanted.discrepancy
         self._adversarial = None if adversarial is None else AdversarialStep(adversarial, run, on_source, of_source)
         self._discrepancy = None if discrepancy is None else DiscrepancyStep(discrepancy, run, on_source)
+        transfer = self._wanted.transfer
+        self._transfer = None if transfer is None else TransferStep(transfer, run, on_source, len(classes))
         whitening, contrast = self._wanted.whitening, self._wanted.contrast
         self._whitening = None if whitening is None else Whitening(whitening, of_source, source_images, generator)
         self._contrast = None if contrast is None else Contrast(contrast, classes)
@@ -114,6 +118,8 @@ class StepGradients:
                 return losses
         if self._discrepancy is not None:
             losses["discrepancy"] = yield from self._discrepancy.pieces(self._narrow(frames, effort), images)
+        if self._transfer is not None:
+            losses["transfer"] = yield from self._transfer.pieces(self._narrow(frames, effort), images, labels)
         if self._wanted.replay is not None:
             seen = plain(images, labels)
             if self._mixed is not None:
@@ -196,6 +202,12 @@ class StepGradients:
         yield from backward_pieces(passed, total, "mixed")
         return losses
 
+    def watch(self, frames: Tensor, prediction: Segmentation) -> None:
+        """Shows a predicted frame to the objectives that remember frames, whether it is learned from or not."""
+        remembered = self._of_the_frame.get("remembered")
+        if isinstance(remembered, RememberedStep):
+            remembered.watch(frames, prediction)
+
     def shifted(self) -> None:
         """The trigger has found that the domain changed."""
         if self._adversarial is not None:
@@ -209,7 +221,10 @@ class StepGradients:
     def _remembering(self) -> dict[str, Remembering]:
         """Objectives with a memory, by name."""
         found: dict[str, Remembering] = dict(self._of_the_frame)
-        return found if self._adversarial is None else {**found, "adversarial": self._adversarial}
+        of_source: dict[str, Remembering | None] = {
+            "adversarial": self._adversarial, "transfer": self._transfer, "mixed": self._mixed,
+        }  # fmt: skip
+        return {**found, **{name: part for name, part in of_source.items() if part is not None}}
 
     def state_dict(self) -> dict[str, Any]:
         """Memories of the objectives."""

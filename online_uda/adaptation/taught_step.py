@@ -12,7 +12,7 @@ from torch import Tensor
 
 from online_uda.adaptation.frame_pass import FramePass
 from online_uda.adaptation.objectives.soft import exact, soft_cross_entropy, symmetric_cross_entropy
-from online_uda.adaptation.patch_mask import masked_patches
+from online_uda.adaptation.patch_mask import ambiguous_patches, masked_patches
 from online_uda.adaptation.pieces import Pieces
 from online_uda.adaptation.settings.objectives import TaughtSettings
 from online_uda.adaptation.strong_view import StrongViews
@@ -64,7 +64,10 @@ class TaughtStep:
             label, valid = view.replay(label, padded_size(size, self._run.student.divisor))
         if slot.mask is not None:
             fill = self._run.student.get_buffer("mean")
-            seen, _ = masked_patches(seen, slot.mask.share, slot.mask.patch, fill, self._run.generator)
+            if slot.mask.where == "ambiguous":
+                seen, _ = ambiguous_patches(seen, slot.mask.share, slot.mask.patch, fill, label)
+            else:
+                seen, _ = masked_patches(seen, slot.mask.share, slot.mask.patch, fill, self._run.generator)
         passed = yield from self._run.forward(seen, "taught")
         yield "taught.loss"
         each = self._distance(passed.output.logits, label)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-Kind = Literal["lora", "two_rank", "conv", "adaptformer"]
+Kind = Literal["lora", "two_rank", "conv", "adaptformer", "side"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,30 @@ class Bottleneck(nn.Module):
         return self.scale * self.up(torch.relu(self.down(x)))
 
 
-def adapter_for(layer: nn.Module, config: AdapterConfig) -> nn.Module:
-    """What serves ``layer``, on the CPU, with weights drawn by torch's generator."""
+class SideNet(nn.Module):
+    """EcoTTA: BatchNorm with the statistics of the map at hand, a 3x3 convolution (zero at first), and a factor."""
+
+    def __init__(self, channels: int, scale: float) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, track_running_stats=False)
+        self.conv, self.scale = nn.Conv2d(channels, channels, 3, padding=1, bias=False), scale
+        nn.init.zeros_(self.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.conv(self.norm(x))
+
+
+def adapter_for(layer: nn.Module, config: AdapterConfig, channels: int | None = None) -> nn.Module:
+    """What serves ``layer``, on the CPU, with weights drawn by torch's generator.
+
+    Args:
+        layer: To be served.
+        config: Kind and sizes.
+        channels: Of the map that the layer gives; side nets alone need it.
+    """
+    if config.kind == "side":
+        assert channels is not None
+        return SideNet(channels, config.scale)
     if config.kind == "adaptformer":
         width = mlp_width(layer)
         assert width is not None

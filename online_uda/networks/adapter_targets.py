@@ -18,6 +18,7 @@ _DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
     "two_rank": ("*.query", "*.value", "*.qkv", "*.q", "*.v", "*.kv", "*.q_proj", "*.v_proj"),
     "conv": ("*",),
     "adaptformer": ("*.ffn", "*.mlp"),
+    "side": ("stages.?", "stages.??"),
 }
 
 
@@ -27,6 +28,9 @@ def layers_to_serve(network: Segmenter, config: AdapterConfig) -> list[str]:
     Raises:
         UserError: No layer fits the targets.
     """
+    if config.kind == "side":
+        wanted = [index for index in range(len(network.stages)) if _maps(network, index, config)]
+        return [_end_of(network.stages[index], f"stages.{index}") for index in wanted]
     helpers = ("light_head", "head.auxiliary")
     names = {name: module for name, module in network.named_modules() if not name.startswith(helpers)}
     patterns = config.targets or _DEFAULT_TARGETS[config.kind]
@@ -40,6 +44,28 @@ def layers_to_serve(network: Segmenter, config: AdapterConfig) -> list[str]:
             f"such as {next(iter(list(names)[5:6]), '*')}"
         )
     return chosen
+
+
+def _maps(network: Segmenter, index: int, config: AdapterConfig) -> bool:
+    """Whether stage ``index`` is among the targets.
+
+    Raises:
+        UserError: It passes on something else than the map that the heads read.
+    """
+    patterns = config.targets or _DEFAULT_TARGETS["side"]
+    if not any(fnmatchcase(f"stages.{index}", pattern) for pattern in patterns):
+        return False
+    if getattr(network.stages[index], "tap", None) is not None:
+        raise UserError("adapters: side nets need stages that pass on maps; this network passes on tokens, take lora")
+    return True
+
+
+def _end_of(stage: nn.Module, name: str) -> str:
+    """The module that gives the stage's map: of a sequence its last part, for it would run what is added to it."""
+    while isinstance(stage, nn.Sequential) and len(stage):
+        last = list(stage._modules)[-1]
+        stage, name = stage[-1], f"{name}.{last}"
+    return name
 
 
 def _chosen(

@@ -6,6 +6,7 @@ output of zero, so that inserting changes nothing. Linear kinds fold exactly int
 * ``lora``: ``W + s B A`` of rank r (Hu et al., 2022), on linear layers and dense convolutions;
 * ``two_rank``: ``W + s_l B_l A_l + s_h B_h A_h`` of a low and a high rank (ViDA, specs/methods.md 3);
 * ``conv``: a 1x1 convolution beside a larger one (parallel residual adapters, Rebuffi et al., 2018);
+* ``side``: BatchNorm and a 3x3 convolution behind a whole stage (EcoTTA, specs/methods.md 3), which does not fold;
 * ``adaptformer``: a bottleneck with a ReLU beside or behind an MLP (Chen et al., 2022), which does not fold.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from online_uda.errors import UserError
 from online_uda.networks.adapter_layers import AdapterConfig, adapter_for
 from online_uda.networks.adapter_targets import layers_to_serve, place_of
 from online_uda.networks.segmenter import Segmenter
@@ -48,13 +50,35 @@ def insert_adapters(network: Segmenter, config: AdapterConfig, seed: int) -> lis
     """
     chosen = layers_to_serve(network, config)
     device, dtype = place_of(network)
+    channels = _channels(network) if config.kind == "side" else {}
+    if not chosen:
+        raise UserError("adapters: no stage for side among adapters.targets; stages.0 is the first")
+    behind = config.placement == "sequential" or config.kind == "side"
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         for name in chosen:
             layer = network.get_submodule(name)
-            layer.add_module("adapter", adapter_for(layer, config).to(device=device, dtype=dtype))
-            layer.register_forward_hook(_behind if config.placement == "sequential" else _beside)
+            layer.add_module(
+                "adapter", adapter_for(layer, config, channels.get(_stage_of(name))).to(device=device, dtype=dtype)
+            )
+            layer.register_forward_hook(_behind if behind else _beside)
     return chosen
+
+
+def _stage_of(name: str) -> str:
+    return ".".join(name.split(".")[:2])
+
+
+def _channels(network: Segmenter) -> dict[str, int]:
+    """Channels of the map of every stage."""
+    device, dtype = place_of(network)
+    training = network.training
+    try:
+        with torch.no_grad():
+            maps = network.eval()(torch.zeros(1, 3, 64, 64, device=device, dtype=dtype)).features
+    finally:
+        network.train(training)
+    return {f"stages.{index}": int(found.shape[1]) for index, found in enumerate(maps)}
 
 
 def adapter_parameters(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -65,6 +65,10 @@ FUSED: Data = {**TENT, "teacher": TAUGHT["teacher"], "objectives": {"fused": {"v
 STRONG: Data = {**TAUGHT, "objectives": {"taught": {"strong": {}}}}
 PROTO: Data = {**TENT, "teacher": TAUGHT["teacher"],
                "objectives": {"prototype": {"prior": "static", "frames": 4, "consistency": 1.0}}}  # fmt: skip
+ROTTA: Data = {**TENT, "teacher": TAUGHT["teacher"], "objectives": {"remembered": {}}}
+GTTA: Data = {**REPLAY, "objectives": {"transfer": {}}}
+ECO: Data = {**TENT, "objectives": {"entropy": {}, "near_source": {}}}
+MAD: Data = {**SUFFIX, "scope": {"parameters": "suffix", "select": "mad", "decay": 0.1}}
 
 ROWS: list[tuple[str, Any, Data, int]] = [
     # option, value, the method it is compared with, frames
@@ -160,6 +164,20 @@ ROWS: list[tuple[str, Any, Data, int]] = [
     ("mixing__rare", 2, MIXED, 1),
     ("mixing__rare_pool", 9, {**MIXED, "mixing": {"rare": 1}}, 2),
     ("teacher__every", 2, TAUGHT, 3),
+    ("objectives__remembered__weight", 0.1, ROTTA, 1),
+    ("objectives__remembered__frames", 1, ROTTA, 3),
+    ("objectives__remembered__jitter_strength", 0.0, ROTTA, 1),
+    ("objectives__remembered__blur_probability", 0.0, ROTTA, 3),
+    ("objectives__transfer__weight", 0.1, GTTA, 1),
+    ("objectives__transfer__of_frame", 1.0, GTTA, 1),
+    ("objectives__transfer__rate", 0.9, GTTA, 2),
+    ("objectives__transfer__min_pixels", 3000, GTTA, 1),
+    ("objectives__near_source__weight", 5.0, ECO, 2),
+    ("objectives__near_source__distance", "l2", ECO, 2),
+    ("objectives__taught__mask__where", "ambiguous", MASK, 1),
+    ("mixing__draw", "ambiguous", MIXED, 2),
+    ("scope__draw", "round_robin", MAD, 4),
+    ("anchor__reset_above", 0.01, TENT, 1),
     ("objectives__fused__weight", 0.1, FUSED, 1),
     ("objectives__fused__views", 4, FUSED, 1),
     ("objectives__fused__zoom", [0.3, 0.4], FUSED, 1),
@@ -222,6 +240,7 @@ ELSEWHERE = {
     "memory__window": "test_memory.py::test_the_window_says_which_frames_are_of_the_new_domain",
     "scope__speeds_hz": "test_scope_select.py::test_check_7_default_weights_scale_the_gain",
     "scope__temperature": "test_scope_select.py::test_check_7_weights",
+    "scope__decay": "test_second_wave.py::test_mad_by_hand",
     "scope__exploration": "test_scope_bandit.py::test_without_exploration_the_best_so_far_is_kept",
     "anchor__relax": "test_anchor.py::test_rest_ends_where_another_step_would_change_no_bit",
     "anchor__restart": "test_recipe.py::test_restart_acts_before_the_step_at_a_change_back_towards_the_source",

@@ -67,7 +67,7 @@ def test_hamlet_has_the_values_of_the_paper() -> None:
     assert (replay["temperature"], replay["batch"], replay["style"]) == (0.01, 1, None)
     assert slots["mixing"] == {
         "ratio": (0.5, 0.75), "jitter_probability": 0.8, "jitter_strength": 0.2, "blur_probability": 0.5,
-        "opacity": 1.0, "rare": 0, "rare_pool": 5,
+        "draw": "evenly", "opacity": 1.0, "rare": 0, "rare_pool": 5,
     }  # fmt: skip
     assert slots["pseudo_labels"] == {"confidence": 0.968, "ignore_top": 15 / 512, "ignore_bottom": 120 / 512}
     assert {name: slot for name, slot in slots["objectives"].items() if slot is not None} == {

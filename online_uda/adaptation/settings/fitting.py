@@ -21,7 +21,7 @@ def _replay(method: MethodSettings) -> Iterator[KeyedError]:
     wanted = method.objectives
     calibrates = method.trigger.kind in ("drift", "hamlet")
     if method.replay is None:
-        for name in ("replay", "feature_distance", "adversarial", "discrepancy", "whitening"):
+        for name in ("replay", "feature_distance", "adversarial", "discrepancy", "whitening", "transfer"):
             if getattr(wanted, name) is not None:
                 yield KeyedError("needs the slot replay", "objectives", name)
         if calibrates:
@@ -66,13 +66,19 @@ def _mixed(method: MethodSettings) -> Iterator[KeyedError]:
 
 
 def _teacher(method: MethodSettings) -> Iterator[KeyedError]:
-    users = [name for name in ("mixed", "taught", "prototype", "fused") if getattr(method.objectives, name) is not None]
+    users = [
+        name
+        for name in ("mixed", "taught", "prototype", "fused", "remembered")
+        if getattr(method.objectives, name) is not None
+    ]
     if method.teacher is None:
         for name in users:
             if name != "mixed":  # which says so with the other slots it needs
                 yield KeyedError("needs the slot teacher", "objectives", name)
     elif not users and method.deploy != "teacher":
-        text = "only objectives.mixed, taught, prototype and fused and deploy use this slot; add one or drop it"
+        text = (
+            "only objectives.mixed, taught, prototype, fused, remembered and deploy use this slot; add one or drop it"
+        )
         yield KeyedError(text, "teacher")
 
 
@@ -104,8 +110,8 @@ def _adapters(method: MethodSettings) -> Iterator[KeyedError]:
     if method.scope.parameters in ("none", "norm", "bias", "head"):
         text = f"scope.parameters {method.scope.parameters} would never train them; set it to adapters"
         yield KeyedError(text, "adapters")
-    if method.adapters.kind == "adaptformer" and method.teacher is not None:
-        text = "adaptformer cannot be folded into a teacher's weights; take lora, conv or two_rank"
+    if method.adapters.kind in ("adaptformer", "side") and method.teacher is not None:
+        text = f"{method.adapters.kind} cannot be folded into a teacher's weights; take lora, conv or two_rank"
         yield KeyedError(text, "adapters", "kind")
 
 
@@ -131,9 +137,16 @@ def _recovery(method: MethodSettings) -> Iterator[KeyedError]:
         yield KeyedError("watches objectives.entropy; add it or drop this", "anchor", "reset_below")
     if method.scope.parameters != "none":
         return
-    for key in ("restore", "reset_every", "reset_below", "kalman"):
+    for key in ("restore", "reset_every", "reset_below", "reset_above", "kalman"):
         if getattr(method.anchor, key) not in (None, 0.0):
             yield KeyedError("no parameter learns, so there is nothing to put back; drop it", "anchor", key)
+
+
+def _mad(method: MethodSettings) -> Iterator[KeyedError]:
+    for key in ("draw", "decay"):
+        plain = type(method.scope).model_fields[key].default
+        if method.scope.select != "mad" and getattr(method.scope, key) != plain:
+            yield KeyedError("belongs to scope.select mad; set that or drop it", "scope", key)
 
 
 def _stride(method: MethodSettings) -> Iterator[KeyedError]:
@@ -154,5 +167,5 @@ def _memory(method: MethodSettings) -> Iterator[KeyedError]:
 
 RULES = (
     _replay, _mixed, _teacher, _deploy, _scope, _adapters, _guards, _fisher, _sharpness, _recovery, _stride,
-    _memory, _contrast, _adversarial,
+    _memory, _contrast, _adversarial, _mad,
 )  # fmt: skip

@@ -69,13 +69,15 @@ class MixingSettings(SlotModel):
 
     ``opacity`` below 1 lets what lies beneath a paste shine through and splits the label alike. ``rare`` patches of the
     ``rare_pool`` rarest classes, each from a source image of its own, are pasted over replayed images and mixtures
-    (Dual Soft-Paste).
+    (Dual Soft-Paste). ``draw`` takes the classes to paste ``evenly``, or by how ``ambiguous`` they are in the stream:
+    the teacher's mean doubt where it sees them (RODASS).
     """
 
     ratio: tuple[Share, Share] = (0.5, 0.75)
     jitter_probability: Share = 0.8
     jitter_strength: Share = 0.2
     blur_probability: Share = 0.5
+    draw: Literal["evenly", "ambiguous"] = "evenly"
     opacity: PositiveShare = 1.0
     rare: int = Field(default=0, ge=0, le=8)
     rare_pool: int = Field(default=5, ge=1)

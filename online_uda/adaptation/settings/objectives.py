@@ -15,6 +15,7 @@ from online_uda.adaptation.settings.domains import (
     WhiteningSettings,
 )
 from online_uda.adaptation.settings.labels import FusedSettings, StrongSettings
+from online_uda.adaptation.settings.memory import NearSourceSettings, RememberedSettings, TransferSettings
 from streams.yaml_config import KeyedError
 
 
@@ -115,10 +116,14 @@ class ViewSettings(SlotModel):
 
 
 class MaskSettings(SlotModel):
-    """Patches of ``patch`` pixels that the student does not see, a ``share`` of them (Hybrid-TTA, MIC)."""
+    """Patches of ``patch`` pixels that the student does not see, a ``share`` of them (Hybrid-TTA, MIC).
+
+    ``where``: ``random`` ones, or the ``ambiguous``, of which the teacher is least sure (RODASS).
+    """
 
     share: BelowOne = 0.6
     patch: int = Field(default=64, ge=4)
+    where: Literal["random", "ambiguous"] = "random"
 
 
 class TaughtSettings(SlotModel):
@@ -227,6 +232,9 @@ class ObjectiveSettings(SlotModel):
     distilled: DistilledSettings | None = None
     prototype: PrototypeSettings | None = None
     fused: FusedSettings | None = None
+    remembered: RememberedSettings | None = None
+    near_source: NearSourceSettings | None = None
+    transfer: TransferSettings | None = None
     adversarial: AdversarialSettings | None = None
     discrepancy: DiscrepancySettings | None = None
     whitening: WhiteningSettings | None = None
@@ -240,4 +248,6 @@ class ObjectiveSettings(SlotModel):
     @property
     def draws_source(self) -> bool:
         """Whether a step draws labelled source images."""
-        return any(part is not None for part in (self.replay, self.mixed, self.adversarial, self.discrepancy))
+        return any(
+            part is not None for part in (self.replay, self.mixed, self.adversarial, self.discrepancy, self.transfer)
+        )

@@ -88,7 +88,8 @@ class ScopeSettings(SlotModel):
     """Which parameters learn.
 
     ``suffix`` are HAMLET's modules n..4 (specs/hamlet.md 2.4): ``select`` says how n is chosen (``hamt`` as published,
-    ``measured`` by loss drop per measured millisecond with ``exploration``), ``train_fuse`` whether the head's fuse and
+    ``measured`` by loss drop per measured millisecond with ``exploration``; with ``mad`` one module alone learns, which
+    ``draw`` chooses by scores that keep ``decay`` of themselves a step), ``train_fuse`` whether the head's fuse and
     classifier learn too (they never do in the released system). ``names`` are patterns of parameter names
     (``stages.3.*``); ``freeze`` are patterns that never learn, whatever the rest says, and ``spare_last`` a number of
     last stages that never do (SAR: 1).
@@ -100,7 +101,9 @@ class ScopeSettings(SlotModel):
     parameters: Literal["none", "norm", "bias", "head", "all", "suffix", "adapters", "hybrid", "names"] = "norm"
     names: tuple[Pattern, ...] = ()
     freeze: tuple[Pattern, ...] = ()
-    select: Literal["hamt", "fixed", "measured"] = "hamt"
+    select: Literal["hamt", "fixed", "measured", "mad"] = "hamt"
+    draw: Literal["sample", "random", "round_robin", "best"] = "sample"
+    decay: BelowOne = 0.99
     spare_last: int = Field(default=0, ge=0, le=8)
     first_module: int = Field(default=1, ge=1, le=4)
     speeds_hz: tuple[Positive, Positive, Positive, Positive] = (4.21, 4.83, 5.11, 5.73)
@@ -117,11 +120,11 @@ class AdapterSettings(SlotModel):
     """Small modules that learn beside the layers of the student: see `online_uda.networks.adapters`.
 
     ``lora`` of rank ``rank``; ``two_rank`` with a second part of ``high_rank``; ``conv``, a 1x1 convolution beside
-    larger ones; ``adaptformer``, a bottleneck of ``rank`` beside (``parallel``) or behind (``sequential``) MLPs.
-    ``targets`` are patterns of module names; empty takes the usual ones.
+    larger ones; ``side`` nets behind whole stages (EcoTTA); ``adaptformer``, a bottleneck of ``rank`` beside
+    (``parallel``) or behind (``sequential``) MLPs. ``targets`` are patterns of module names; empty takes the usual.
     """
 
-    kind: Literal["lora", "two_rank", "conv", "adaptformer"] = "lora"
+    kind: Literal["lora", "two_rank", "conv", "adaptformer", "side"] = "lora"
     rank: int = Field(default=4, ge=1, le=1024)
     high_rank: int = Field(default=32, ge=1, le=1024)
     scale: Positive = 1.0
@@ -135,8 +138,8 @@ class AdapterSettings(SlotModel):
         for key, kind in of_kind.items():
             if kind != self.kind and getattr(self, key) != type(self).model_fields[key].default:
                 raise KeyedError(f"belongs to kind {kind}, not to {self.kind}; drop it", key)
-        if self.kind == "conv" and self.rank != type(self).model_fields["rank"].default:
-            raise KeyedError("belongs to the other kinds; a 1x1 convolution has no rank", "rank")
+        if self.kind in ("conv", "side") and self.rank != type(self).model_fields["rank"].default:
+            raise KeyedError("belongs to the other kinds; a convolution has no rank", "rank")
         return self
 
 
@@ -194,7 +197,8 @@ class AnchorSettings(SlotModel):
 
     ``restore`` puts that share of single weights, drawn anew, back after every step (CoTTA). ``reset_every`` puts all
     back after so many steps (RDumb), ``reset_below`` where a running mean (0.9, 0.1) of the entropy falls below it, in
-    nats: the sign of a collapse (SAR). ``kalman`` blends the weights with a filtered way back (CMF).
+    nats: the sign of a collapse (SAR). ``reset_above`` puts all back where the loss of a step is above it (MAD).
+    ``kalman`` blends the weights with a filtered way back (CMF).
     """
 
     pull: Share = 0.0
@@ -203,4 +207,5 @@ class AnchorSettings(SlotModel):
     restore: Share = 0.0
     reset_every: int | None = Field(default=None, ge=1)
     reset_below: Positive | None = None
+    reset_above: Positive | None = None
     kalman: KalmanSettings | None = None
