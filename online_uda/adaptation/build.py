@@ -119,10 +119,12 @@ def _build_canary(settings: MethodSettings, images: _SourceImages, seed: int, de
 def _unlabelled(settings: MethodSettings, images: _SourceImages, seed: int, device: torch.device) -> Iterable[Tensor]:
     """Source images for Fisher's weights and for prototypes; their labels are not looked at."""
     wanted = {name: getattr(settings.objectives, name) for name in ("fisher", "prototype", "whitening")}
-    counts = {name: slot.frames for name, slot in wanted.items() if slot is not None}
+    counts = {f"objectives.{name}": slot.frames for name, slot in wanted.items() if slot is not None}
+    if settings.reservoir is not None:
+        counts["reservoir"] = settings.reservoir.frames
     if not counts:
         return ()
-    need = f"objectives.{next(iter(counts))} needs source images; give them with --source DIR"
+    need = f"{next(iter(counts))} needs source images; give them with --source DIR"
     return SourceImages(images.buffer(max(counts.values()), seed, need), max(counts.values()), device)
 
 

@@ -36,6 +36,16 @@ class _Filed:
     used: int
 
 
+def live_tensors(networks: Sequence[nn.Module]) -> list[Tensor]:
+    """What learning may change of some networks: floating-point weights and statistics, the light head left out."""
+    return [
+        tensor.data
+        for network in dict.fromkeys(networks)
+        for name, tensor in network.state_dict(keep_vars=True).items()
+        if tensor.is_floating_point() and not name.startswith("light_head.")
+    ]
+
+
 class DomainMemory:
     """Files and recalls the state of some networks.
 
@@ -45,13 +55,7 @@ class DomainMemory:
     """
 
     def __init__(self, networks: Sequence[nn.Module], settings: MemorySettings) -> None:
-        unique = list(dict.fromkeys(networks))
-        self._live = [
-            tensor.data
-            for network in unique
-            for name, tensor in network.state_dict(keep_vars=True).items()
-            if tensor.is_floating_point() and not name.startswith("light_head.")
-        ]
+        self._live = live_tensors(networks)
         self._source = [tensor.clone() for tensor in self._live]
         self._settings = settings
         self._window: list[Tensor] = []

@@ -17,7 +17,7 @@ from online_uda.adaptation.answering import Answering
 from online_uda.adaptation.deployed import adapter_config
 from online_uda.adaptation.fisher import FisherPull, fisher_diagonal
 from online_uda.adaptation.guards.canary import Canary
-from online_uda.adaptation.guards.event import GuardEvent
+from online_uda.adaptation.guards.event import Cause, GuardEvent
 from online_uda.adaptation.guards.guard import Guard
 from online_uda.adaptation.guards.last_good import LastGood
 from online_uda.adaptation.learning_step import LearningStep
@@ -29,6 +29,7 @@ from online_uda.adaptation.pieces import FULL, Effort, Pieces, finish
 from online_uda.adaptation.random_views import random_views
 from online_uda.adaptation.recipe_state import restore_state, saved_state
 from online_uda.adaptation.replay.source import SourceReplay
+from online_uda.adaptation.reservoir import Reservoir
 from online_uda.adaptation.scope import build_optimizer, freeze_statistics, scope_parameters
 from online_uda.adaptation.scope_choice import ScopeChoice
 from online_uda.adaptation.settings import MethodSettings
@@ -40,6 +41,7 @@ from online_uda.adaptation.trigger.base import Decision, TriggerPolicy
 from online_uda.adaptation.trigger.hamlet import set_learning_rate
 from online_uda.adaptation.trigger.policies import DriftPolicy
 from online_uda.adaptation.trigger.stride import StridePolicy
+from online_uda.adaptation.views import quiet
 from online_uda.errors import UserError
 from online_uda.networks.adapter_folding import FoldedView
 from online_uda.networks.adapters import insert_adapters
@@ -141,6 +143,13 @@ class Recipe:
         if settings.memory is not None:
             averaged = [] if self.teacher is None else [self.teacher.module]
             self._memory = DomainMemory([self.student, *averaged], settings.memory)
+        self._reservoir = None
+        if settings.reservoir is not None:
+            averaged = [] if self.teacher is None else [self.teacher.module]
+            self._reservoir = Reservoir(
+                [self.student, *averaged], settings.reservoir, first_map=self._first_map,
+                answer=quiet(self.student, self._autocast), images=islice(source_images, settings.reservoir.frames),
+            )  # fmt: skip
         self._thrift = Thrift(len(self.student.stages))
         self._events: list[GuardEvent] = []
         self._paused = False
@@ -206,6 +215,12 @@ class Recipe:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
+
+    def _first_map(self, frames: Tensor) -> Tensor:
+        """The source network's first map."""
+        with torch.no_grad(), self._autocast():
+            x, _, _ = self._source.normalise(frames)
+            return self._source.encode(x, 1)[0]
 
     def predict(self, frames: Tensor) -> Segmentation:
         """Segments ``frames`` (1, 3, H, W) float32 RGB in [0, 1] with the weights published so far.
@@ -292,6 +307,8 @@ class Recipe:
         if self._memory is not None:
             self._memory.watch(decision)
         self._gradients.watch(frames, prediction)
+        if self._reservoir is not None:
+            self._reservoir.watch(frames)
         if decision.detected and self._step is not None:
             self._step.shifted()
         if self._paused or (self._guard is not None and self._guard.resting):
@@ -311,14 +328,17 @@ class Recipe:
             self.publish()
         return moved
 
-    def _settle(self) -> bool:
+    def _settle(self, frames: Tensor | None = None) -> bool:
         """Where the domain has changed, goes on with the weights that fit the new one best; tells whether they did."""
+        whose: Cause = "domain memory"
         recalled = None if self._memory is None else self._memory.settle()
+        if self._reservoir is not None and frames is not None:
+            recalled, whose = self._reservoir.settle(frames), "reservoir"
         if recalled is None:
             return False
         if self._optimizer is not None:
             self._optimizer.state.clear()
-        self._events.append(GuardEvent("recall", "domain memory", f"went on with {recalled}"))
+        self._events.append(GuardEvent("recall", whose, f"went on with {recalled}"))
         return True
 
     def learn(self, frames: Tensor, decision: Decision, effort: Effort | None = FULL) -> Pieces[StepReport]:
@@ -354,7 +374,7 @@ class Recipe:
         if decision.nearer:
             self._anchor.relax(self.settings.anchor.restart)
         self._anchor.wake()
-        recalled = self._settle()
+        recalled = self._settle(frames)
         if self._norm.looks:
             yield "absorb.views"
             with self._autocast():
@@ -413,7 +433,7 @@ class Recipe:
             "optimizer": self._optimizer, "teacher": self.teacher, "selector": self._scope.selector,
             "replay": self._replay, "trigger": self._trigger, "thrift": self._thrift, "guard": self._guard,
             "norm": self._norm, "memory": self._memory, "step": self._step,
-            "look": self._look,
+            "look": self._look, "reservoir": self._reservoir,
         }  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

@@ -236,6 +236,10 @@ ROWS: list[tuple[str, Any, Data, int]] = [
 ELSEWHERE = {
     "description": "test_settings.py::test_shipped_methods_load_and_survive_the_resolved_config",
     "alignment__own": "test_look.py::test_own_is_the_share_of_the_streams_own_near_look",
+    **{
+        f"reservoir__{key}": "test_reservoir.py::test_every_option_counts"
+        for key in ("models", "quantile", "slack", "frames", "window", "rate")
+    },
     "memory__states": "test_memory.py::test_the_bank_is_bounded_and_the_state_unused_longest_goes",
     "memory__window": "test_memory.py::test_the_window_says_which_frames_are_of_the_new_domain",
     "scope__speeds_hz": "test_scope_select.py::test_check_7_default_weights_scale_the_gain",

@@ -8,7 +8,7 @@ from typing import Literal
 Action = Literal["skip", "rollback", "frozen", "resume", "spare", "restart", "recall"]
 Cause = Literal[
     "blank", "non-finite", "collapse", "disagreement", "canary", "rest over", "out of memory", "worker died",
-    "worker hung", "domain memory",
+    "worker hung", "domain memory", "reservoir",
 ]  # fmt: skip
 
 

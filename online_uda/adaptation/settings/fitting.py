@@ -165,7 +165,16 @@ def _memory(method: MethodSettings) -> Iterator[KeyedError]:
         yield KeyedError("is 0 beside the slot memory, which knows where to start again", "anchor", "restart")
 
 
+def _reservoir(method: MethodSettings) -> Iterator[KeyedError]:
+    if method.reservoir is None:
+        return
+    if method.memory is not None:
+        yield KeyedError("and the slot memory both choose the weights at work; drop one", "reservoir")
+    if method.scope.parameters == "none" and not method.norm.moves:
+        yield KeyedError("this method never moves a weight, so there is nothing to keep; drop it", "reservoir")
+
+
 RULES = (
     _replay, _mixed, _teacher, _deploy, _scope, _adapters, _guards, _fisher, _sharpness, _recovery, _stride,
-    _memory, _contrast, _adversarial, _mad,
+    _memory, _contrast, _adversarial, _mad, _reservoir,
 )  # fmt: skip

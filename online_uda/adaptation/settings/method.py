@@ -12,6 +12,7 @@ from online_uda.adaptation.settings.fitting import faults_of
 from online_uda.adaptation.settings.guards import GuardSettings
 from online_uda.adaptation.settings.labels import MixingSettings, PseudoLabelSettings, ReplaySettings, TeacherSettings
 from online_uda.adaptation.settings.objectives import ObjectiveSettings
+from online_uda.adaptation.settings.reservoir import ReservoirSettings
 from online_uda.adaptation.settings.student import (
     AdapterSettings,
     AlignmentSettings,
@@ -43,6 +44,7 @@ class MethodSettings(SlotModel):
     optimizer: OptimizerSettings = OptimizerSettings()
     anchor: AnchorSettings = AnchorSettings()
     memory: MemorySettings | None = None
+    reservoir: ReservoirSettings | None = None
     steps: int = Field(default=1, ge=1, le=16)
     teacher: TeacherSettings | None = None
     replay: ReplaySettings | None = None
@@ -64,7 +66,11 @@ class MethodSettings(SlotModel):
     def needs_source(self) -> bool:
         """Whether source images are needed: for replay, trigger, alignment, the canary, or Fisher's weights."""
         watched = self.guards is not None and self.guards.canary > 0
-        return self.replay is not None or watched or self.alignment is not None or self.objectives.weighs_source
+        return self.replay is not None or watched or self.alignment is not None or self._weighs_source
+
+    @property
+    def _weighs_source(self) -> bool:
+        return self.reservoir is not None or self.objectives.weighs_source
 
     @model_validator(mode="after")
     def _slots_fit(self) -> Self:
