@@ -108,9 +108,7 @@ FAULTY = [
     (LEARNS + "trigger: {kind: drift}\n", ["3:10: trigger: trigger drift needs the slot replay"]),
     (
         LEARNS + "teacher: {}\n",
-        [
-            "3:10: teacher: only objectives.mixed, taught, prototype, fused, remembered and deploy use this slot; add one or drop it"
-        ],
+        ["3:10: teacher: no objective asks it and deploy is student; add one or drop it"],
     ),
     (LEARNS + "replay: {}\n", ["3:9: replay: no objective or trigger uses this slot; drop it"]),
     (MIXED, ["2:21: objectives.mixed: needs the slots replay, teacher, mixing, pseudo_labels"]),

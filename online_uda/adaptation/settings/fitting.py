@@ -76,10 +76,7 @@ def _teacher(method: MethodSettings) -> Iterator[KeyedError]:
             if name != "mixed":  # which says so with the other slots it needs
                 yield KeyedError("needs the slot teacher", "objectives", name)
     elif not users and method.deploy != "teacher":
-        text = (
-            "only objectives.mixed, taught, prototype, fused, remembered and deploy use this slot; add one or drop it"
-        )
-        yield KeyedError(text, "teacher")
+        yield KeyedError("no objective asks it and deploy is student; add one or drop it", "teacher")
 
 
 def _deploy(method: MethodSettings) -> Iterator[KeyedError]:
