@@ -45,6 +45,7 @@ _RUN_FLAGS = (
     "init",
     "init_head",
     "classes",
+    "data",
     "source",
     "frames",
     "size",
@@ -94,7 +95,15 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--scope", metavar="WHAT", help="what learns: norm, bias, head, all, adapters, or PATTERNS")
     flags.add_argument("--freeze", metavar="PATTERNS", help="what never learns, such as stages.0,head.classifier")
-    flags.add_argument("--source", metavar="DIR", help="labelled source images for replay (default: the town's)")
+    flags.add_argument(
+        "--data",
+        metavar="NAME=DIR",
+        action="append",
+        help="where a data set lies, such as cityscapes=DIR; in cs2rain and the like it takes the town's place",
+    )
+    flags.add_argument(
+        "--source", metavar="DIR", help="labelled source images for replay, or NAME=DIR (default: the town's)"
+    )
     flags.add_argument("--frames", metavar="N", help="at most N frames of each visit")
     flags.add_argument("--size", metavar="HxW", help="bring frames to this size, such as 256x512")
     flags.add_argument("--seed", metavar="N", help="of everything random (default: 0)")

@@ -58,7 +58,9 @@ class RunConfig(ConfigModel):
         init: Where the weights of an untrained network come from: ``random``, or ``pretrained`` for its encoder.
         init_head: ``random`` where an untrained head is meant.
         classes: Class set that the network was trained on, where it is not the stream's: a name or a YAML file.
-        source: Folder of labelled source images for replay; None takes the built-in town where its classes fit.
+        data: Where data sets lie: ``NAME=DIR`` or ``NAME=DIR,key=value`` each (`streams.bound_data`).
+        source: Labelled source images for replay: a folder, or ``NAME=DIR`` of a data set; None takes what the network
+            was trained on: the built-in town, or Cityscapes where that plays and another network is named.
         frames: Upper bound on the frames of each visit.
         size: Height and width that frames are brought to; None keeps the schedule's or their own.
         seed: Of stream, weather, method and augmentation.
@@ -97,6 +99,7 @@ class RunConfig(ConfigModel):
     init: Literal["random", "pretrained"] | None = None
     init_head: Literal["random"] | None = None
     classes: str | None = Field(None, min_length=1)
+    data: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     source: str | None = Field(None, min_length=1)
     frames: int | None = Field(None, ge=1)
     size: Annotated[tuple[Side, Side] | None, BeforeValidator(parse_size)] = None

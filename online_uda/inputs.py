@@ -7,15 +7,16 @@ from pathlib import Path
 
 from online_uda.config import Faults, RunPlan
 from online_uda.errors import UserError
-from online_uda.networks.catalogue import NETWORK_DESCRIPTIONS
+from online_uda.networks.catalogue import DEFAULT_NETWORK, NETWORK_DESCRIPTIONS
 from online_uda.networks.spec import form_of, function_parts, parse_architecture, read_description
 from online_uda.reports.outputs import check_outputs
 from online_uda.reports.run_folder import RunFolder
 from online_uda.runtime.costs import StageCosts
 from streams._workers import worker_count
+from streams.bound_data import named_data
+from streams.datasets.cityscapes import Cityscapes
 from streams.frame import LabelledSet
 from streams.live.stream import FeedStream
-from streams.sources.folder import check_files, scan_folder
 from streams.sources.labelled import TOWN, open_labelled
 from streams.sources.town import TOWN_SIZE
 from streams.stream import Stream
@@ -73,9 +74,10 @@ def open_inputs(plan: RunPlan, new_folder: Path | None = None) -> RunInputs:
             _check_live(plan, stream)
         else:
             stream = Stream(plan.schedule, seed=run.seed, size=run.size, frames=run.frames, prefetch=FRAMES_AHEAD)
-            size = frame_size(plan)
-    with faults.collecting():
-        source = _open_source(plan, size)
+            size = stream.frame_size
+    if stream is not None or plan.run.source is not None:  # else it lies where the stream was not found either
+        with faults.collecting():
+            source = _open_source(plan, size)
     if faults.lines and isinstance(stream, FeedStream):
         stream.close()
     faults.raise_any()
@@ -100,26 +102,34 @@ def frame_size(plan: RunPlan) -> tuple[int, int]:
     Raises:
         StreamError: The first visit's folder is faulty.
     """
-    wanted = plan.run.size or plan.schedule.size
-    first = plan.schedule.visits[0]
-    if wanted is not None or first.folder is None:
-        return wanted or TOWN_SIZE
-    return check_files(scan_folder(first.folder), plan.schedule.class_set, None)
+    first = plan.schedule.model_copy(update={"visits": plan.schedule.visits[:1]})
+    return Stream(first, size=plan.run.size, frames=1).frame_size
 
 
 def _open_source(plan: RunPlan, size: tuple[int, int]) -> LabelledSet | None:
     run, method = plan.run, plan.method
     if run.source is None and not method.needs_source:
         return None
-    of_town = run.source in (None, TOWN)
+    wanted = run.source or _own_source(plan)
+    of_town = wanted in (None, TOWN)
     # The town can be drawn at any size and in any number: as the stream's frames, as many as the buffer holds.
     return open_labelled(
-        run.source,
+        wanted,
         plan.schedule.class_set,
         size if of_town else run.size or plan.schedule.size,
         seed=run.seed,
         length=method.replay.frames if method.replay is not None else TOWN_IMAGES,
     )
+
+
+def _own_source(plan: RunPlan) -> str | None:
+    """Cityscapes' training images for a network that is not the town's, where a part of Cityscapes plays."""
+    played = named_data(plan.run.data).get(Cityscapes.NAME)
+    if not isinstance(played, Cityscapes) or plan.run.network == DEFAULT_NETWORK:
+        return None
+    if played.split == "train":
+        raise UserError("--source: the stream plays Cityscapes' training images; replay must not draw from them")
+    return f"{Cityscapes.NAME}={played.root},split=train"
 
 
 def _check_network(plan: RunPlan, faults: Faults) -> None:

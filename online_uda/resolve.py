@@ -31,8 +31,11 @@ from online_uda.networks.catalogue import DEFAULT_NETWORK
 from online_uda.networks.spec import described_networks, form_of, function_parts
 from online_uda.seed_names import preset
 from online_uda.stream_schedule import named_feed, stream_document
+from streams.bound_data import named_data
 from streams.classes import CITYSCAPES_19, CLASS_SETS, find_classes
-from streams.schedule import SCHEDULES, Schedule, find_schedule
+from streams.datasets.base import DatasetSettings
+from streams.datasets.registry import looks_like_spec
+from streams.schedule import SCHEDULES, Schedule, build_schedule, find_schedule
 from streams.sources.labelled import TOWN
 from streams.yaml_config import ConfigError, Located, build, from_mapping, load_yaml, unknown_name
 from streams.yaml_config import with_overrides as override
@@ -75,7 +78,7 @@ def resolve(options: RunConfig | Mapping[str, Any], overrides: Sequence[str] = (
             path = find_schedule(run.schedule)
             document = load_yaml(path)
         schedule_document = override(nested(document, _SCHEDULE), split[_SCHEDULE])
-        schedule = _build_schedule(schedule_document, path)
+        schedule = _build_schedule(schedule_document, path, named_data(run.data))
     method_name = run.method
     with faults.collecting():
         path = find_method(run.method)
@@ -202,10 +205,8 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
-def _build_schedule(document: Located, path: Path) -> Schedule:
-    own = replace(part(document, _SCHEDULE), problems=document.problems)
-    schedule = build(Schedule, own, context={"base": path.absolute().parent})
-    return schedule if schedule.name else schedule.model_copy(update={"name": path.stem})
+def _build_schedule(document: Located, path: Path, data: Mapping[str, DatasetSettings] | None = None) -> Schedule:
+    return build_schedule(replace(part(document, _SCHEDULE), problems=document.problems), path, data=data)
 
 
 def _tuned(schedule: Located, method_name: str, faults: Faults) -> Located:
@@ -244,7 +245,7 @@ def _stored_plan(document: Located, split: Mapping[str, list[str]]) -> RunPlan:
 
 def _absolute(run: RunConfig, schedule: Schedule | None, faults: Faults) -> RunConfig:
     """Paths that hold from any working directory, and the network that a run without ``--network`` takes."""
-    changes: dict[str, str] = {}
+    changes: dict[str, Any] = {}
     network = run.network
     if network is None and schedule is not None:
         network = DEFAULT_NETWORK
@@ -264,7 +265,9 @@ def _absolute(run: RunConfig, schedule: Schedule | None, faults: Faults) -> RunC
     if run.clock != "real":
         changes["clock"] = _absolute_path(run.clock)
     if run.source is not None and run.source != TOWN:
-        changes["source"] = _absolute_path(run.source)
+        changes["source"] = _absolute_spec(run.source) if looks_like_spec(run.source) else _absolute_path(run.source)
+    if run.data:
+        changes["data"] = tuple(_absolute_spec(text) for text in run.data)
     if run.classes is not None and run.classes not in CLASS_SETS:
         changes["classes"] = _absolute_path(run.classes)
         with faults.collecting():
@@ -284,6 +287,12 @@ def _absolute_network(name: str) -> str:
         return f"{source}@{_absolute_path(weights)}" if weights else name
     is_file = form in ("description", "path") and name not in described_networks()
     return _absolute_path(name) if is_file else name
+
+
+def _absolute_spec(text: str) -> str:
+    """``NAME=DIR,key=value`` with the folder absolute; the readers find the rest."""
+    name, _, rest = text.partition("=")
+    return f"{name}={_absolute_path(rest)}"
 
 
 def _absolute_path(text: str) -> str:

@@ -46,6 +46,28 @@ CAMVID_11 = ClassSet(
 )  # fmt: skip
 
 _I = IGNORE_ID
+CAMVID_32 = ClassSet(
+    name="camvid32",
+    names=(
+        "Animal", "Archway", "Bicyclist", "Bridge", "Building", "Car", "CartLuggagePram", "Child", "Column_Pole",
+        "Fence", "LaneMkgsDriv", "LaneMkgsNonDriv", "Misc_Text", "MotorcycleScooter", "OtherMoving", "ParkingBlock",
+        "Pedestrian", "Road", "RoadShoulder", "Sidewalk", "SignSymbol", "Sky", "SUVPickupTruck", "TrafficCone",
+        "TrafficLight", "Train", "Tree", "Truck_Bus", "Tunnel", "VegetationMisc", "Wall",
+    ),
+    palette=(
+        (64, 128, 64), (192, 0, 128), (0, 128, 192), (0, 128, 64), (128, 0, 0), (64, 0, 128), (64, 0, 192),
+        (192, 128, 64), (192, 192, 128), (64, 64, 128), (128, 0, 192), (192, 0, 64), (128, 128, 64), (192, 0, 192),
+        (128, 64, 64), (64, 192, 128), (64, 64, 0), (128, 64, 128), (128, 128, 192), (0, 0, 192), (192, 128, 128),
+        (128, 128, 128), (64, 128, 192), (0, 0, 64), (0, 64, 64), (192, 64, 128), (128, 128, 0), (192, 128, 192),
+        (64, 0, 64), (192, 192, 0), (64, 192, 0),
+    ),
+    things=(0, 2, 5, 6, 7, 13, 14, 16, 20, 22, 23, 24, 25, 27),
+    sky=21,
+    ground=(10, 11, 15, 17, 18, 19),
+    raw=(*range(30), _I, 30),
+)  # fmt: skip
+"""CamVid's 32 classes without Void, which is id 30 in files of ids (label_colors.txt in the order of the alphabet)."""
+
 ACDC_19 = replace(CITYSCAPES_19, name="acdc19")
 CITYSCAPES_IDS = replace(
     CITYSCAPES_19,
@@ -94,10 +116,14 @@ SHIFT_14 = ClassSet(
     raw=(_I, 0, 1, _I, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, _I, _I, _I, _I, 12, _I, _I, _I, 13),
 )  # fmt: skip
 
+WATER_2 = ClassSet("water2", ("dry", "water"), ((128, 64, 128), (61, 230, 250)), ground=(0, 1))
+"""A water mask as classes: what omnigan's task ``m`` marks."""
+
 CLASS_SETS: dict[str, ClassSet] = {
     classes.name: classes
     for classes in (
-        CITYSCAPES_19, CITYSCAPES_IDS, ACDC_19, CAMVID_11, GTA_19, SYNTHIA_16, SYNTHIA_13, SHIFT_14,
+        CITYSCAPES_19, CITYSCAPES_IDS, ACDC_19, CAMVID_11, CAMVID_32, GTA_19, SYNTHIA_16, SYNTHIA_13, SHIFT_14,
+        WATER_2,
     )
 }  # fmt: skip
 

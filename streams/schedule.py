@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from streams.classes import CITYSCAPES_19, CLASS_SETS, find_classes
+from streams.datasets.base import DatasetSettings
+from streams.datasets.registry import DATASETS, DatasetKeys
 from streams.errors import StreamError
 from streams.frame import ClassSet
 from streams.live.feed import parse_feed
 from streams.sources.folder import scan_folder
-from streams.yaml_config import ConfigModel, KeyedError, KeyedErrors, build, load_yaml, unknown_name
+from streams.yaml_config import ConfigModel, KeyedError, KeyedErrors, Located, build, load_yaml, unknown_name
 
 SCHEDULES = Path(__file__).resolve().parents[1] / "configs" / "schedules"
 LIST_COMMAND = "run_stream.py --list schedules"
@@ -42,8 +52,10 @@ def _town(value: Any) -> Any:
     return {} if value is True else value
 
 
-class Visit(ConfigModel):
+class Visit(DatasetKeys):
     """One stay in a domain: a source, a weather, a length.
+
+    A data set (`streams.datasets`) is named by its key, as in ``cityscapes: {root: DIR, split: val}``.
 
     Attributes:
         domain: Name under which scores are kept, such as ``rain50``.
@@ -52,7 +64,7 @@ class Visit(ConfigModel):
         stream: Camera, address, video file or images (`streams.live.feed`); the only visit of its schedule.
         weather: Events in the order of application, such as ``{rain: 50}``; empty is clear. Numbers may change over
             the visit (``{rain: {from: 0, to: 100}}``) or wander (``{rain: {walk: [0, 150]}}``).
-        frames: Length; None takes the schedule's, or the whole folder.
+        frames: Length; None takes the schedule's, or the whole folder or data set.
     """
 
     domain: str = Field(min_length=1)
@@ -102,10 +114,10 @@ class Visit(ConfigModel):
 
     @model_validator(mode="after")
     def _check_source(self) -> Visit:
-        given = [key for key in SOURCE_KEYS if getattr(self, key) is not None]
+        given = [key for key in (*SOURCE_KEYS, *DATASETS) if getattr(self, key) is not None]
         if len(given) != 1:
             found = f"got {' and '.join(given)}" if given else "got none"
-            raise ValueError(f"a visit names one source ({', '.join(SOURCE_KEYS[:-1])} or {SOURCE_KEYS[-1]}), {found}")
+            raise ValueError(f"a visit names one source ({', '.join(SOURCE_KEYS)} or a data set), {found}")
         if self.stream is not None and self.weather:
             raise KeyedError("is rendered on folders and the town; a stream has its own", "weather")
         if self.folder is not None and self.frames is not None:
@@ -113,6 +125,11 @@ class Visit(ConfigModel):
             if self.frames > available:
                 raise KeyedError(f"asks for {self.frames} frames, {self.folder} has {available}", "frames")
         return self
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A key for each data set that the visit does not name would bury what it does say.
+        return {key: value for key, value in handler(self).items() if key not in DATASETS or value is not None}
 
 
 class Schedule(ConfigModel):
@@ -126,6 +143,7 @@ class Schedule(ConfigModel):
         fps: Frames per second; the clock of weather and traffic.
         frames: Length of visits that give none; a folder with fewer is taken whole.
         visits: At least one.
+        rounds: How often the visits are played, one after the other; 1 once loaded: `visits` then holds all of them.
         methods: Settings by name of the program that plays the stream, scaled to these visits; not read here.
     """
 
@@ -136,6 +154,7 @@ class Schedule(ConfigModel):
     fps: float = Field(10.0, gt=0, le=1000)
     frames: int | None = Field(None, ge=1)
     visits: tuple[Visit, ...]
+    rounds: int = Field(1, ge=1, le=1000)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @property
@@ -174,20 +193,53 @@ class Schedule(ConfigModel):
             raise KeyedErrors(errors)
         return self
 
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if key != "rounds" or value != 1}
 
-def load_schedule(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Schedule:
+
+def load_schedule(
+    name_or_path: str | Path, overrides: Sequence[str] = (), data: Mapping[str, DatasetSettings] | None = None
+) -> Schedule:
     """Reads a schedule by name or file; folders are relative to the file and are checked to hold frames.
 
     Args:
         name_or_path: Name in configs/schedules, or path of a YAML file.
         overrides: ``dotted.key=value`` texts, such as ``visits.0.frames=20``.
+        data: Where data sets lie, by name; see `streams.bound_data.bind_data`.
 
     Raises:
         ConfigError: Every fault of the file, one a line.
-        StreamError: No such schedule.
+        StreamError: No such schedule, or a data set without a folder.
     """
     path = find_schedule(name_or_path)
-    schedule = build(Schedule, load_yaml(path), overrides, context={"base": path.absolute().parent})
+    return build_schedule(load_yaml(path), path, overrides, data)
+
+
+def build_schedule(
+    document: Located,
+    path: Path,
+    overrides: Sequence[str] = (),
+    data: Mapping[str, DatasetSettings] | None = None,
+) -> Schedule:
+    """The schedule of a document, ready to play: named, its rounds written out, its data sets found.
+
+    Args:
+        document: What the schedule says.
+        path: Its file: relative paths start from there, and it lends its name.
+        overrides: As in `load_schedule`.
+        data: As in `load_schedule`.
+
+    Raises:
+        ConfigError: Every fault of the document.
+        StreamError: A data set without a folder, or data that no visit takes.
+    """
+    from streams.bound_data import bind_data
+
+    schedule = build(Schedule, document, overrides, context={"base": path.absolute().parent})
+    if schedule.rounds > 1:
+        schedule = schedule.model_copy(update={"visits": schedule.visits * schedule.rounds, "rounds": 1})
+    schedule = bind_data(schedule, data or {})
     return schedule if schedule.name else schedule.model_copy(update={"name": path.stem})
 
 

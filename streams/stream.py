@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streams._prefetch import Prefetcher, Worker
 from streams._workers import WorkerGroup, items_ahead
+from streams.datasets import DatasetSettings, DatasetSource
 from streams.errors import StreamError
 from streams.frame import ClassSet, Frame, Scene, StreamItem, Truth
 from streams.schedule import MAX_SIDE, MIN_SIDE, Schedule, Visit
@@ -64,7 +65,7 @@ class Stream:
         schedule: From `streams.schedule.load_schedule`.
         seed: Chooses the town's route and the weather's drops.
         size: Height and width of frames; None takes the schedule's, else a folder's own or the town's 256 x 512.
-            Labels of folders always keep their own size.
+            Labels of folders and data sets always keep their own size.
         frames: Upper bound on the frames of each visit.
         prefetch: Items made ahead in a background thread; 0 makes each when it is asked for.
         workers: With ``prefetch``: processes that make the items for the thread; 0 leaves that to the thread. May be
@@ -98,6 +99,7 @@ class Stream:
         self._groups: list[WorkerGroup] = []
         self._cap = frames
         self._folders: dict[str, FolderSource] = {}
+        self._datasets: dict[DatasetSettings, DatasetSource] = {}
         self.visits = self._plan(frames)
         self._workers: list[Worker[StreamItem]] = []
 
@@ -127,6 +129,31 @@ class Stream:
 
     def figures(self) -> None:
         """What the summary says of a stream that is no schedule; nothing here."""
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the first visit's frames."""
+        first = self.schedule.visits[0]
+        if self._size is not None or (first.folder is None and first.dataset is None):
+            return self._size or TOWN_SIZE
+        return self._dataset(first).size if first.dataset is not None else self._folder(first).size
+
+    def sources(self) -> list[dict[str, Any]]:
+        """What the summary says of every visit's frames: of which data they are, and what made their weather."""
+        return [
+            {"domain": visit.domain, "source": source, "weather": weather}
+            for visit in self.schedule.visits
+            for source, weather in [self._origin(visit)]
+        ]
+
+    def _origin(self, visit: Visit) -> tuple[str, str | None]:
+        listing = self._dataset(visit).listing if visit.dataset is not None else None
+        source = listing.what if listing is not None else "town" if visit.town is not None else str(visit.folder)
+        if not visit.weather:
+            return source, None if visit.dataset is None else visit.dataset.WEATHER
+        if visit.town is not None or (listing is not None and listing.has_depth):
+            return source, "rendered on metric depth"
+        return source, "rendered on an assumed street canyon, without depth"
 
     def __len__(self) -> int:
         return self.visits[-1].first + self.visits[-1].frames
@@ -192,6 +219,14 @@ class Stream:
                 if visit.frames is not None and visit.frames > available:
                     raise StreamError(f"visits.{index}: asks for {frames} frames, {visit.folder} has {available}")
                 frames = min(frames or available, available)
+            elif visit.dataset is not None:
+                try:
+                    available = len(self._dataset(visit))
+                except StreamError as error:
+                    raise StreamError(f"visits.{index}.{visit.dataset.NAME}: {error}") from None
+                if visit.frames is not None and visit.frames > available:
+                    raise StreamError(f"visits.{index}: asks for {frames} frames, there are {available}")
+                frames = min(frames or available, available)
             if frames is None:
                 raise StreamError(f"visits.{index}: give 'frames'; this source has no end")
             frames = min(frames, cap or frames)
@@ -206,6 +241,14 @@ class Stream:
         if key not in self._folders:
             self._folders[key] = FolderSource(scan_folder(visit.folder), self.classes, self._size)
         return self._folders[key]
+
+    def _dataset(self, visit: Visit) -> DatasetSource:
+        """One source a part of a data set; depth is read where there is weather to render."""
+        assert visit.dataset is not None
+        if visit.dataset not in self._datasets:
+            self._datasets[visit.dataset] = DatasetSource(visit.dataset.scan(), self.classes, self._size)
+        source = self._datasets[visit.dataset]
+        return source.with_depth() if visit.weather else source
 
     def _items(self, start: int) -> Iterator[StreamItem]:
         return map(self.maker(), range(start, len(self)))
@@ -226,6 +269,8 @@ class Stream:
         return make
 
     def _source(self, plan: VisitPlan, visit: Visit, towns: dict[int, TownSource]) -> Source:
+        if visit.dataset is not None:
+            return self._dataset(visit)
         if visit.town is None:
             return self._folder(visit)
         own_visit = plan.visit if visit.town.route == "per_visit" else None

@@ -26,7 +26,7 @@ PICTURES = "pictures"
 REPORT = "report.html"
 _TILES = ("image", "truth", "frozen", "adapted")
 _OF_OLDER_VERSIONS: dict[str, Any] = {
-    "stream": None, "on_time": None, "rollbacks": 0, "guards": {"events": []}, "sink_failures": [],
+    "stream": None, "sources": [], "on_time": None, "rollbacks": 0, "guards": {"events": []}, "sink_failures": [],
     "interrupted": False,
 }  # fmt: skip
 """What a summary of an earlier version may lack."""

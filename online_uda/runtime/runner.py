@@ -195,6 +195,7 @@ class Runner:
                 "interrupted": not self._ended and self.next_frame != self.stream.length,
                 "frames_planned": self.stream.length,
                 "stream": self.stream.figures(),
+                "sources": self.stream.sources(),
                 "size": list(run.size or self.plan.schedule.size or ()) or None,
                 "device": run.device,
                 "threads": run.threads,

@@ -45,7 +45,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    flags.add_argument("--data", required=True, help="town, or a folder with images/ and labels/")
+    flags.add_argument(
+        "--data", required=True, help="town, a folder with images/ and labels/, or NAME=DIR of a data set"
+    )
     flags.add_argument("--classes", help="class set of a folder's labels (default: cityscapes19)")
     flags.add_argument(
         "--network", default="segformer_b0", help="architecture, or module:function, to train (default: %(default)s)"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from online_uda.errors import UserError
 from streams.classes import CITYSCAPES_19, CLASS_SETS, find_classes
+from streams.datasets import DatasetImages, looks_like_spec, parse_spec
 from streams.errors import StreamError
 from streams.frame import ClassSet, LabelledImage, LabelledSet
 
@@ -61,7 +62,8 @@ def open_source(
     """Opens training and validation images.
 
     Args:
-        data: ``town``, or a folder with ``images/`` and ``labels/`` whose last tenth is held out for validation.
+        data: ``town``; ``NAME=DIR`` of a data set, which is validated on its own validation part where it has one; or a
+            folder with ``images/`` and ``labels/``. Without validation part the last tenth is held out.
         classes: Name of the class set of the labels; None is Cityscapes' 19 classes.
         size: Height and width of the images.
         images: Training images wanted; a folder may hold fewer or more.
@@ -79,9 +81,17 @@ def open_source(
         if names != train.classes:
             raise UserError(f"--classes {names.name}: the town is labelled with {train.classes.name}; leave it out")
         return train, val
-    from streams.sources.folder import FolderImages
+    folder: LabelledSet
+    if looks_like_spec(data):
+        settings = parse_spec(data)
+        part, held_out = (settings, None) if "split" in settings.model_fields_set else settings.for_training()
+        folder = DatasetImages(part.scan(), names, size)
+        if held_out is not None:
+            return folder, DatasetImages(held_out.scan(), names, size)
+    else:
+        from streams.sources.folder import FolderImages
 
-    folder = FolderImages(Path(data), names, size)
+        folder = FolderImages(Path(data), names, size)
     seen = len(folder) - max(1, round(_HELD_OUT * len(folder)))
     if seen < 1:
         raise UserError(f"{data}: holds {len(folder)} labelled images; training and validation need at least 2")

@@ -160,6 +160,10 @@ class FeedStream:
         about: dict[str, Any] = {"where": hidden(self.feed.where), "kind": self.feed.kind, "live": self.is_live}
         return about if self._live is None else {**about, **self._live.counts.as_dict()}
 
+    def sources(self) -> list[dict[str, Any]]:
+        """For streams of several data sets: `figures` says all of this one."""
+        return []
+
     def iterate(self, start: int = 0) -> Iterator[StreamItem]:
         """Items from `start`: of a file, what comes before is skipped; a live source has no before."""
         self._stopped = False

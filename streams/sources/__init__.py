@@ -2,7 +2,6 @@
 
 from streams.sources.folder import FolderImages, FolderSource, scan_folder
 from streams.sources.images import FrameFault
-from streams.sources.labelled import open_labelled
 from streams.sources.town import TownSource
 
-__all__ = ["FolderImages", "FolderSource", "FrameFault", "TownSource", "open_labelled", "scan_folder"]
+__all__ = ["FolderImages", "FolderSource", "FrameFault", "TownSource", "scan_folder"]

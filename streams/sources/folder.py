@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from streams.errors import StreamError
 from streams.frame import ClassSet, LabelledImage, Scene
+from streams.sources.files import File
 from streams.sources.images import (
     IMAGE_SUFFIXES,
     FrameFault,
@@ -105,7 +106,7 @@ def check_files(files: FolderFiles, classes: ClassSet, size: tuple[int, int] | N
     """
     found: tuple[int, int] | None = None
     fault = ""
-    for index in _spread(len(files.images), _MOST_HEADERS):
+    for index in spread(len(files.images), _MOST_HEADERS):
         image = files.images[index]
         try:
             shape = read_size(image)
@@ -114,15 +115,15 @@ def check_files(files: FolderFiles, classes: ClassSet, size: tuple[int, int] | N
             continue
         if found is not None and size is None and shape != found:
             raise StreamError(
-                f"{image}: {_words(shape)} in a folder of {_words(found)} frames; "
+                f"{image}: {size_words(shape)} in a folder of {size_words(found)} frames; "
                 f"give 'size: [height, width]' to bring all to one size"
             )
         found = found or shape
         if files.labels is not None:
-            _check_aspect(shape, _label_size(files.labels[index]), files.labels[index])
+            check_aspect(shape, _label_size(files.labels[index]), files.labels[index])
     if found is None:
         raise StreamError(f"{files.path}: none of {len(files.images)} files can be read as an image ({fault})")
-    for index in _spread(len(files.labels or ()), _LABELS_READ_AHEAD):
+    for index in spread(len(files.labels or ()), _LABELS_READ_AHEAD):
         read_label((files.labels or ())[index], classes)
     return size or found
 
@@ -167,7 +168,7 @@ class FolderSource:
         if self._resize:
             image = resize_image(image, self.size)
         elif own != self.size:
-            raise FrameFault(f"{path.name}: {_words(own)} in a stream of {_words(self.size)} frames")
+            raise FrameFault(f"{path.name}: {size_words(own)} in a stream of {size_words(self.size)} frames")
         return Scene(image=image), self._label(index, own)
 
     def _label(self, index: int, image_size: tuple[int, ...]) -> NDArray[np.uint8] | None:
@@ -175,7 +176,7 @@ class FolderSource:
             return None
         path = self._files.labels[index]
         label = read_label(path, self._classes)
-        _check_aspect(image_size, label.shape, path)
+        check_aspect(image_size, label.shape, path)
         return label
 
 
@@ -215,7 +216,7 @@ class FolderImages:
         except FrameFault as error:
             raise StreamError(f"{path.parent}: {error}; remove the file and its label") from None
         label = read_label(labels[index], self._classes)
-        _check_aspect(image.shape, label.shape, labels[index])
+        check_aspect(image.shape, label.shape, labels[index])
         return LabelledImage(resize_image(image, self._size), resize_label(label, self._size))
 
 
@@ -228,7 +229,7 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> tuple[Path, ...]:
     return tuple(sorted(found, key=lambda path: natural_key(path.name)))
 
 
-def _spread(count: int, most: int) -> list[int]:
+def spread(count: int, most: int) -> list[int]:
     """Up to `most` of the indices 0 to count - 1, evenly spread, both ends included."""
     if count <= most:
         return list(range(count))
@@ -242,11 +243,19 @@ def _label_size(path: Path) -> tuple[int, int]:
         raise StreamError(f"{path.parent}: the label cannot be read: {error}") from None
 
 
-def _check_aspect(image: tuple[int, ...], label: tuple[int, ...], path: Path) -> None:
+def check_aspect(image: tuple[int, ...], label: tuple[int, ...], path: File) -> None:
+    """Refuses a label whose sides are in another ratio than its image's.
+
+    Raises:
+        StreamError: Names the label.
+    """
     ratio = (image[1] * label[0]) / (image[0] * label[1])
     if abs(ratio - 1) > _ASPECT_TOLERANCE:
-        raise StreamError(f"{path}: the label is {_words(label)}, its image {_words(image)}; the shapes do not match")
+        raise StreamError(
+            f"{path}: the label is {size_words(label)}, its image {size_words(image)}; the shapes do not match"
+        )
 
 
-def _words(size: tuple[int, ...]) -> str:
+def size_words(size: tuple[int, ...]) -> str:
+    """(height, width) as people write it: ``2048x1024``."""
     return f"{size[1]}x{size[0]}"

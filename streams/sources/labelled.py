@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from streams.classes import CITYSCAPES_19
+from streams.datasets import DatasetImages, looks_like_spec
+from streams.datasets.registry import training_part
 from streams.errors import StreamError
 from streams.frame import ClassSet, LabelledSet
 from streams.sources.folder import FolderImages
@@ -25,7 +27,8 @@ def open_labelled(
     """The labelled source set that `spec` names.
 
     Args:
-        spec: Folder with ``images/`` and ``labels/``; ``town`` or None for the built-in town.
+        spec: Folder with ``images/`` and ``labels/``; ``NAME=DIR`` of a data set (its training part, unless a key
+            says otherwise); ``town`` or None for the built-in town.
         classes: Class set that the ids must be of.
         size: Height and width of images and labels; None: a folder's own, the town's 256 x 512.
         seed: Chooses the town's streets; a folder has none to choose.
@@ -35,6 +38,8 @@ def open_labelled(
     Raises:
         StreamError: Missing or faulty folder, or the town asked for labels it does not have.
     """
+    if spec is not None and looks_like_spec(str(spec)):
+        return DatasetImages(training_part(str(spec)).scan(), classes, size)
     if spec is not None and str(spec) != TOWN:
         return FolderImages(Path(spec).expanduser(), classes, size)
     if classes.name != CITYSCAPES_19.name:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streams.datasets import DATASETS
 from streams.errors import StreamError
 from streams.schedule import SCHEDULES, Schedule, find_schedule, list_schedules, load_schedule
 from streams.weather import parse_weather
@@ -66,15 +67,15 @@ def test_all_errors_at_once_with_positions(tmp_path: Path, make_folder: Callable
         load_schedule(path)
     lines = [line.replace(f"{tmp_path}/", "") for line in caught.value.lines]
     assert lines == [
-        "s.yaml:1:10: classes: unknown class set 'camvid' (did you mean 'camvid11'?); a YAML file works as well",
+        "s.yaml:1:10: classes: unknown class set 'camvid' (did you mean 'camvid32'?); a YAML file works as well",
         "s.yaml:2:6: fps: must be greater than 0.0, got 0",
         "s.yaml:3:1: visit: unknown key (did you mean 'visits'?)",
         "s.yaml:5:25: visits.0.folder: dya: no such folder",
         "s.yaml:6:40: visits.1.weather.rian: unknown weather 'rian' (did you mean 'rain'?)",
         "s.yaml:6:49: visits.1.weather.fgo: unknown weather 'fgo' (did you mean 'fog'?)",
         "s.yaml:7:46: visits.2.weather.rain: " + lines[6].split("visits.2.weather.rain: ")[1],
-        "s.yaml:8:5: visits.3: a visit names one source (folder, town or stream), got folder and town",
-        "s.yaml:9:5: visits.4: a visit names one source (folder, town or stream), got none",
+        "s.yaml:8:5: visits.3: a visit names one source (folder, town, stream or a data set), got folder and town",
+        "s.yaml:9:5: visits.4: a visit names one source (folder, town, stream or a data set), got none",
         "s.yaml:10:38: visits.5.frames: asks for 7 frames, day has 6",
         "s.yaml:11:24: visits.6.town.rout: unknown key (did you mean 'route'?)",
     ]
@@ -126,13 +127,16 @@ def test_names_are_found_and_near_ones_suggested(tmp_path: Path) -> None:
 def test_every_shipped_schedule_loads_and_starts_with_its_command() -> None:
     listed = dict(list_schedules())
     assert {"cs2rain", "cs2fog", "clear", "quick"} <= listed.keys()
+    here = {key: settings(root=Path("/data")) for key, settings in DATASETS.items()}
     for name, description in listed.items():
         assert len(description) > 20
-        schedule = load_schedule(name)
+        named = next((key for key in here if f"needs --data {key}=" in description), None)
+        schedule = load_schedule(name, data={} if named is None else {named: here[named]})
         assert schedule.name == name
         comments = [line for line in (SCHEDULES / f"{name}.yaml").read_text().split("\n") if line.startswith("#")]
         assert sum(f"python run_stream.py --schedule {name}" in line for line in comments) == 2
-        for visit in schedule.visits:
+        assert all(visit.dataset is None or visit.dataset.root == Path("/data") for visit in schedule.visits)
+        for visit in schedule.visits if named is None else ():
             assert parse_weather(visit.weather).effects or visit.domain == "clear"
 
 

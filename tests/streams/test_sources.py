@@ -15,9 +15,10 @@ from PIL import Image
 
 from streams.classes import CAMVID_11, CITYSCAPES_19
 from streams.errors import StreamError
-from streams.sources import FolderImages, FolderSource, FrameFault, open_labelled, scan_folder
+from streams.sources import FolderImages, FolderSource, FrameFault, scan_folder
 from streams.sources.folder import natural_key
 from streams.sources.images import read_image, read_label, resize_image, resize_label
+from streams.sources.labelled import open_labelled
 
 
 def save(path: Path, array: np.ndarray, **options: Any) -> Path:

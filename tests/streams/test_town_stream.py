@@ -12,7 +12,8 @@ from streams.classes import CITYSCAPES_19
 from streams.errors import StreamError
 from streams.frame import StreamItem
 from streams.schedule import load_schedule
-from streams.sources import TownSource, open_labelled
+from streams.sources import TownSource
+from streams.sources.labelled import open_labelled
 from streams.sources.town import route_seed
 from streams.stream import Stream
 

@@ -1,0 +1,470 @@
+"""Every reader on a tree in its authors' layout: counts, pairs, ids, depth, and what a wrong tree answers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from online_uda.evaluation.confusion import confusion_matrix, mean_iou
+from streams.classes import CAMVID_11, CAMVID_32, CITYSCAPES_19, CLASS_SETS, WATER_2
+from streams.datasets import DATASETS, DatasetImages, DatasetSource, parse_spec, recognise
+from streams.errors import StreamError
+from streams.frame import ClassSet
+from streams.label_map import FOREIGN_ID, label_map, label_table
+from tests import data_kit as kit
+
+X = 255
+Maker = Callable[[Path], kit.Labels]
+
+
+def labels_of(spec: str, classes: ClassSet = CITYSCAPES_19) -> kit.Labels:
+    """Names and labels as a stream delivers them."""
+    listing = parse_spec(spec).scan()
+    source = DatasetSource(listing, classes)
+    read = [source.read(index) for index in range(len(source))]
+    assert all(scene.image.shape == (*kit.SIZE, 3) for scene, _ in read)
+    return {sample.name: label for sample, (_, label) in zip(listing.samples, read, strict=True)}
+
+
+def assert_labels(found: kit.Labels, wanted: kit.Labels, classes: ClassSet = CITYSCAPES_19) -> None:
+    """Equal names and pixels, and 100 % for whoever predicts them."""
+    assert found.keys() == wanted.keys()
+    matrix = np.zeros((len(classes), len(classes)), np.int64)
+    for name, label in wanted.items():
+        assert np.array_equal(found[name], label), name
+        matrix += confusion_matrix(found[name], np.where(label == X, 0, label).astype(np.uint8), len(classes))
+    assert mean_iou(matrix) == 100.0
+
+
+def only(labels: kit.Labels, start: str) -> kit.Labels:
+    return {name: label for name, label in labels.items() if name.startswith(start)}
+
+
+@pytest.mark.parametrize("train_ids", [False, True])
+def test_cityscapes(tmp_path: Path, train_ids: bool) -> None:
+    wanted = kit.cityscapes(tmp_path, train_ids=train_ids)
+    assert_labels(labels_of(f"cityscapes={tmp_path}"), {**only(wanted, "frankfurt"), **only(wanted, "lindau")})
+    assert_labels(labels_of(f"cityscapes={tmp_path},split=train,city=ulm"), only(wanted, "ulm"))
+    listing = parse_spec(f"cityscapes={tmp_path},split=test").scan()
+    assert len(listing.samples) == 1
+    assert not listing.labelled
+    assert "not public" in listing.notes[0]
+
+
+def test_depth_of_cityscapes_is_baseline_times_focal_over_disparity(tmp_path: Path) -> None:
+    kit.cityscapes(tmp_path)
+    source = DatasetSource(parse_spec(f"cityscapes={tmp_path}").scan(), CITYSCAPES_19).with_depth()
+    scene, _ = source.read(0)
+    values = kit.disparity().astype(np.float64)
+    assert scene.depth_m is not None
+    assert (scene.depth_m[:5] == 0).all()
+    np.testing.assert_allclose(scene.depth_m[5:], 0.2 * 64.0 / ((values[5:] - 1) / 256), rtol=1e-6)
+    assert (scene.intrinsics.fx, scene.intrinsics.fy, scene.intrinsics.cx, scene.intrinsics.cy) == (
+        64.0,
+        65.0,
+        32.0,
+        16.0,
+    )
+    small = DatasetSource(parse_spec(f"cityscapes={tmp_path}").scan(), CITYSCAPES_19, (16, 32)).with_depth()
+    halved, label = small.read(0)
+    assert (halved.image.shape, halved.depth_m.shape, label.shape) == ((16, 32, 3), (16, 32), kit.SIZE)
+    assert set(np.unique(halved.depth_m)) <= set(np.unique(scene.depth_m))
+    assert (halved.intrinsics.fx, halved.intrinsics.cy) == (32.0, 8.0)
+    assert small.with_depth().read(0)[0].image.tobytes() == halved.image.tobytes()
+
+
+def test_cityscapes_without_camera_files_takes_the_usual_calibration(tmp_path: Path) -> None:
+    kit.cityscapes(tmp_path)
+    shutil.rmtree(tmp_path / "camera")
+    listing = parse_spec(f"cityscapes={tmp_path}").scan()
+    assert any("usual calibration" in note for note in listing.notes)
+    depth = listing.read_depth(listing.samples[0])
+    disparity = (kit.disparity()[5:].astype(np.float64) - 1) / 256
+    np.testing.assert_allclose(depth[5:], 0.209313 * 2262.52 / disparity, rtol=1e-6)
+
+
+def test_snippets_of_cityscapes_have_labels_for_some_frames(tmp_path: Path) -> None:
+    wanted = kit.cityscapes(tmp_path)
+    for frame in (18, 19, 20):
+        kit.save(
+            tmp_path / f"leftImg8bit_sequence/val/frankfurt/frankfurt_000000_{frame:06d}_leftImg8bit.png",
+            kit.picture(frame),
+        )
+    found = labels_of(f"cityscapes={tmp_path},sequence=true")
+    assert [label is not None for label in found.values()] == [False, True, False]
+    assert np.array_equal(found["frankfurt_000000_000019"], wanted["frankfurt_000000_000019"])
+    assert len(DatasetImages(parse_spec(f"cityscapes={tmp_path},sequence=true").scan(), CITYSCAPES_19)) == 1
+
+
+def test_coarse_labels(tmp_path: Path) -> None:
+    wanted = only(kit.cityscapes(tmp_path), "frankfurt_000000")
+    path = "val/frankfurt/frankfurt_000000_000019_"
+    kit.save(tmp_path / f"gtCoarse/{path}gtCoarse_labelIds.png", kit.to_ids(np.full(kit.SIZE, 3, np.uint8)))
+    found = labels_of(f"cityscapes={tmp_path},labels=fine,city=frankfurt")
+    assert np.array_equal(found["frankfurt_000000_000019"], wanted["frankfurt_000000_000019"])
+    shutil.rmtree(tmp_path / "leftImg8bit/val/lindau")
+    (tmp_path / "leftImg8bit/val/frankfurt/frankfurt_000001_000019_leftImg8bit.png").unlink()
+    assert (labels_of(f"cityscapes={tmp_path},labels=coarse")["frankfurt_000000_000019"] == 3).all()
+
+
+@pytest.mark.parametrize("weather", ["rain=25", "rain=50", "fog=750"])
+def test_inria_weather_over_cityscapes(tmp_path: Path, weather: str) -> None:
+    wanted = kit.cityscapes(tmp_path / "cityscapes")
+    kit.weather_cityscapes(tmp_path / "inria")
+    val = {**only(wanted, "frankfurt"), **only(wanted, "lindau")}
+    spec = f"weather_cityscapes={tmp_path / 'inria'},{weather}"
+    assert_labels(labels_of(f"{spec},labels={tmp_path / 'cityscapes'}"), val)
+    listing = parse_spec(spec).scan()
+    assert not listing.labelled
+    assert "give labels=DIR" in listing.notes[0]
+    assert all("mask" not in str(sample.image) for sample in listing.samples)
+    strength = int(weather.partition("=")[2])
+    shown, _ = DatasetSource(listing, CITYSCAPES_19).read(0)
+    assert np.array_equal(shown.image, kit.picture(strength))
+
+
+def test_parts_of_inria_weather_are_its_strengths(tmp_path: Path) -> None:
+    kit.weather_cityscapes(tmp_path)
+    parts = recognise(tmp_path)[0].parts()
+    assert [part.words() for part in parts] == ["rain=25", "rain=50", "fog=750"]
+    with pytest.raises(StreamError, match=r"rain/100mm: no such folder; val has rain=25, rain=50, fog=750"):
+        parse_spec(f"weather_cityscapes={tmp_path},rain=100").scan()
+
+
+def test_foggy_cityscapes(tmp_path: Path) -> None:
+    wanted = kit.cityscapes(tmp_path)
+    kit.foggy_cityscapes(tmp_path)
+    val = {**only(wanted, "frankfurt"), **only(wanted, "lindau")}
+    for beta in ("0.005", "0.01", "0.02"):
+        assert_labels(labels_of(f"foggy_cityscapes={tmp_path},beta={beta}"), val)
+    with pytest.raises(StreamError, match=r"no images of beta 0\.03; it has 0\.005, 0\.01, 0\.02"):
+        parse_spec(f"foggy_cityscapes={tmp_path},beta=0.03").scan()
+    assert [part.beta for part in parse_spec(f"foggy_cityscapes={tmp_path}").parts()] == [0.005, 0.01, 0.02] * 2
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_acdc(tmp_path: Path, wrapped: bool) -> None:
+    wanted = kit.acdc(tmp_path, wrapped=wrapped)
+    for condition in ("fog", "night", "rain", "snow"):
+        for split in ("train", "val"):
+            part = {name.rpartition("/")[2]: label for name, label in wanted.items() if f"{condition}/{split}/" in name}
+            assert_labels(labels_of(f"acdc={tmp_path},condition={condition},split={split}"), part)
+    assert len(parse_spec(f"acdc={tmp_path}").scan().samples) == 12
+    reference = parse_spec(f"acdc={tmp_path},condition=fog,reference=true").scan()
+    assert len(reference.samples) == 3
+    assert not reference.labelled
+    one = parse_spec(f"acdc={tmp_path},condition=fog,sequence=GP010476").scan()
+    assert [sample.name for sample in one.samples] == ["GP010476_frame_000003"]
+    assert not parse_spec(f"acdc={tmp_path},split=test").scan().labelled
+    shutil.rmtree(tmp_path / ("gt_trainval" if wrapped else "gt"))
+    assert "unpack gt_trainval.zip" in parse_spec(f"acdc={tmp_path}").scan().notes[0]
+
+
+def test_label_ids_of_acdc_serve_where_train_ids_are_missing(tmp_path: Path) -> None:
+    wanted = kit.acdc(tmp_path)
+    for file in tmp_path.rglob("*_labelTrainIds.png"):
+        file.unlink()
+    part = {name.rpartition("/")[2]: label for name, label in wanted.items() if "rain/val/" in name}
+    assert_labels(labels_of(f"acdc={tmp_path},condition=rain,split=val"), part)
+
+
+def test_dark_zurich(tmp_path: Path) -> None:
+    wanted = kit.dark_zurich(tmp_path)
+    assert_labels(labels_of(f"dark_zurich={tmp_path}"), wanted)
+    for time in ("day", "twilight", "night"):
+        assert len(parse_spec(f"dark_zurich={tmp_path},split=train,time={time}").scan().samples) == 3
+    with pytest.raises(StreamError, match=r"val/day: no such folder; there is train/day, .*val/night"):
+        parse_spec(f"dark_zurich={tmp_path},time=day").scan()
+
+
+@pytest.mark.parametrize("form", ["zip", "folder", "flat"])
+@pytest.mark.parametrize("length", ["discrete", "10x"])
+def test_shift(tmp_path: Path, form: str, length: str) -> None:
+    wanted = kit.shift(tmp_path, form, length)
+    spec = f"shift={tmp_path},shift={length}"
+    assert_labels(labels_of(spec), wanted)
+    assert_labels(labels_of(f"{spec},weather=small_rain"), only(wanted, "1b2c"))
+    assert_labels(labels_of(f"{spec},weather=clear,time=night"), only(wanted, "2d3e"))
+    scene, _ = DatasetSource(parse_spec(spec).scan(), CITYSCAPES_19).with_depth().read(0)
+    assert scene.intrinsics.fx == 640.0
+    np.testing.assert_allclose(scene.depth_m[[0, 8, 16, 24], 0], kit.SHIFT_DEPTH_M, atol=1000 / 256**3)
+    assert (scene.depth_m[-1] == 0).all()
+    with pytest.raises(StreamError, match=r"no sequence with foggy; there is clear, daytime, night, rainy"):
+        parse_spec(f"{spec},weather=foggy").scan()
+
+
+def test_label_ids_of_shift_in_its_own_classes(tmp_path: Path) -> None:
+    kit.shift(tmp_path)
+    found = labels_of(f"shift={tmp_path}", CLASS_SETS["shift14"])
+    assert all((label[1] == 4).all() for label in found.values())  # road line is a class there
+
+
+@pytest.mark.parametrize("form", ["segnet", "full", "fastai"])
+def test_camvid(tmp_path: Path, form: str) -> None:
+    wanted = kit.camvid(tmp_path, form)
+    classes = CAMVID_11 if form == "segnet" else CAMVID_32
+    assert_labels(labels_of(f"camvid={tmp_path}", classes), wanted, classes)
+    assert_labels(labels_of(f"camvid={tmp_path},sequence=0001TP", classes), only(wanted, "0001TP"), classes)
+    if form == "segnet":
+        assert_labels(labels_of(f"camvid={tmp_path},split=val", classes), only(wanted, "0016E5"), classes)
+        assert [part.split for part in recognise(tmp_path)[0].parts()] == ["train", "val", "test"]
+    else:
+        merged = labels_of(f"camvid={tmp_path}", CAMVID_11)
+        table = np.array([*label_map(CAMVID_32, CAMVID_11), *[X] * 225], np.uint8)
+        assert all(np.array_equal(merged[name], table[label]) for name, label in wanted.items())
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_bdd100k(tmp_path: Path, old: bool) -> None:
+    wanted = kit.bdd100k(tmp_path, old=old)
+    found = {**labels_of(f"bdd100k={tmp_path}"), **labels_of(f"bdd100k={tmp_path},split=train")}
+    assert_labels(found, wanted)
+
+
+@pytest.mark.parametrize("version", ["v1.2", "v2.0"])
+def test_mapillary(tmp_path: Path, version: str) -> None:
+    wanted = kit.mapillary(tmp_path, version)
+    found = {**labels_of(f"mapillary={tmp_path}"), **labels_of(f"mapillary={tmp_path},split=train")}
+    assert_labels(found, wanted)
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_gta5(tmp_path: Path, colours: bool) -> None:
+    wanted = kit.gta5(tmp_path, colours=colours)
+    assert_labels(labels_of(f"gta5={tmp_path}"), wanted)
+
+
+def test_synthia(tmp_path: Path) -> None:
+    wanted = kit.synthia(tmp_path)
+    assert_labels(labels_of(f"synthia={tmp_path}"), wanted)
+    scene, _ = DatasetSource(parse_spec(f"synthia={tmp_path}").scan(), CITYSCAPES_19).with_depth().read(0)
+    assert (scene.depth_m[0] == 0).all()
+    np.testing.assert_allclose(scene.depth_m[1:], 12.34, rtol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_lists(tmp_path: Path, suffix: str) -> None:
+    wanted = kit.listed(tmp_path)
+    spec = f"file_list={tmp_path / f'frames.{suffix}'}"
+    assert_labels(labels_of(spec), wanted)
+    assert list(labels_of(f"{spec},max_samples=2")) == list(wanted)[:2]
+    source = DatasetSource(parse_spec(spec).scan(), CITYSCAPES_19).with_depth()
+    assert [float(source.read(i)[0].depth_m[0, 0]) for i in range(3)] == [5.0, 7.5, 5.0]
+    unit = DatasetSource(parse_spec(f"{spec},depth_unit_m=0.01").scan(), CITYSCAPES_19).with_depth()
+    assert float(unit.read(0)[0].depth_m[0, 0]) == pytest.approx(12.8)
+    masks = labels_of(f"{spec},truth=m", WATER_2)
+    assert all(np.array_equal(masks[name], (label < 9).astype(np.uint8)) for name, label in wanted.items())
+
+
+def test_files_by_pattern(tmp_path: Path) -> None:
+    wanted = kit.acdc(tmp_path)
+    spec = f"files={tmp_path},images=rgb_anon/*/val/*/*_rgb_anon.png,labels=gt/*/val/*/*_gt_labelTrainIds.png"
+    found = labels_of(spec)
+    assert len(found) == 8
+    for name, label in found.items():
+        condition, split, _, stem = name.split("/")[1:]
+        assert np.array_equal(label, wanted[f"{condition}/{split}/{stem.removesuffix('_rgb_anon.png')}"])
+    with pytest.raises(StreamError, match=r"has 1 stars, .* 0; what a star"):
+        parse_spec(f"files={tmp_path},images=*.png,labels=label.png")
+
+
+TREES: dict[str, Maker] = {
+    "cityscapes": kit.cityscapes, "acdc": kit.acdc, "dark_zurich": kit.dark_zurich, "shift": kit.shift,
+    "camvid": lambda root: kit.camvid(root, "full"), "bdd100k": kit.bdd100k, "mapillary": kit.mapillary,
+    "gta5": kit.gta5, "synthia": kit.synthia,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_layouts_are_recognised_and_not_mistaken(tmp_path: Path, name: str) -> None:
+    TREES[name](tmp_path)
+    assert [settings.NAME for settings in recognise(tmp_path)] == [name]
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_labelled_images_for_training(tmp_path: Path, name: str) -> None:
+    TREES[name](tmp_path)
+    train, val = parse_spec(f"{name}={tmp_path}").for_training()
+    if name == "dark_zurich":
+        assert len(DatasetImages(train.scan(), CITYSCAPES_19)) == 2
+        return
+    if name == "shift":
+        train, val = val, None  # this tree has val alone
+    images = DatasetImages(train.scan(), CITYSCAPES_19, (16, 32))
+    assert images[0].image.shape == (16, 32, 3)
+    assert images[0].label.shape == (16, 32)
+    assert (images.size, len(images) > 0) == ((16, 32), True)
+    if val is not None:
+        seen = {sample.image for sample in images.listing.samples}
+        assert not seen & {sample.image for sample in DatasetImages(val.scan(), CITYSCAPES_19).listing.samples}
+
+
+@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("tree", ["missing", "empty", "file", "other"])
+def test_wrong_trees_get_one_line_that_names_them(tmp_path: Path, name: str, tree: str) -> None:
+    root = tmp_path / "data"
+    if tree != "missing":
+        root.mkdir()
+    if tree == "file":
+        root.rmdir()
+        root.write_text("text")
+    if tree == "other":
+        kit.save(root / "holiday/beach.jpg", kit.picture(0))
+    with pytest.raises(StreamError) as caught:
+        parse_spec(f"{name}={root}").scan()
+    assert "\n" not in str(caught.value)
+    assert str(root) in str(caught.value)
+    assert recognise(root) == []
+
+
+def _first(root: Path, pattern: str) -> Path:
+    return sorted(root.rglob(pattern))[0]
+
+
+def _spoil_id(root: Path, pattern: str) -> Path:
+    file = _first(root, pattern)
+    with Image.open(file) as image:
+        array = np.array(image)
+    array[..., 0] if array.ndim == 3 else array
+    array[5, 5] = 222
+    Image.fromarray(array).save(file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "message"),
+    [
+        ("cityscapes", "val/*/*_labelIds.png", "label id 222 is not in class set cityscapes_ids"),
+        ("acdc", "train/*/*_labelTrainIds.png", "label id 222 is not in class set cityscapes19"),
+        ("bdd100k", "masks/val/*.png", "label id 222 is not in class set cityscapes19"),
+        ("camvid", "*_L.png", r"colour \(222, 222, 222\) is of no class"),
+        ("gta5", "labels/*.png", "label id 222 is not in class set gta19"),
+    ],
+)
+def test_strange_ids_are_refused_by_name(tmp_path: Path, name: str, pattern: str, message: str) -> None:
+    TREES[name](tmp_path)
+    file = _spoil_id(tmp_path, pattern)
+    with pytest.raises(StreamError, match=message) as caught:
+        labels_of(f"{name}={tmp_path}")
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in TREES if name not in ("shift", "dark_zurich")])
+def test_a_missing_label_is_named(tmp_path: Path, name: str) -> None:
+    TREES[name](tmp_path)
+    settings = parse_spec(f"{name}={tmp_path}")
+    sample = settings.scan().samples[0]
+    Path(str(sample.label)).unlink()
+    with pytest.raises(StreamError, match=r"1 image\(s\) have no label, such as") as caught:
+        DatasetSource(settings.scan(), CITYSCAPES_19)
+    assert str(sample.image) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_cut_label_is_named(tmp_path: Path, name: str) -> None:
+    if name == "shift":
+        kit.shift(tmp_path, "folder")
+    else:
+        TREES[name](tmp_path)
+    listing = parse_spec(f"{name}={tmp_path}").scan()
+    file = Path(str(listing.labelled[0].label))
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(StreamError, match="cannot be read") as caught:
+        labels_of(f"{name}={tmp_path}")
+    assert str(file) in str(caught.value)
+
+
+def test_a_label_of_another_shape_is_named(tmp_path: Path) -> None:
+    kit.gta5(tmp_path)
+    kit.save(tmp_path / "labels/00002.png", np.zeros((32, 40), np.uint8))
+    with pytest.raises(StreamError, match=r"00002\.png: the label is 40x32, its image 64x32"):
+        labels_of(f"gta5={tmp_path}")
+
+
+def test_faulty_cameras_disparities_and_archives_are_named(tmp_path: Path) -> None:
+    kit.cityscapes(tmp_path / "city")
+    source = DatasetSource(parse_spec(f"cityscapes={tmp_path / 'city'}").scan(), CITYSCAPES_19).with_depth()
+    camera = _first(tmp_path, "frankfurt_000000*_camera.json")
+    for text in ("{}", "[", '{"intrinsic": {"fx": 0, "fy": 1, "u0": 1, "v0": 1}, "extrinsic": {"baseline": 0.2}}'):
+        camera.write_text(text)
+        with pytest.raises(StreamError, match=str(camera)):
+            source.read(0)
+    kit.shift(tmp_path / "shift")
+    archive = _first(tmp_path, "img.zip")
+    archive.write_bytes(archive.read_bytes()[:100])
+    with pytest.raises(StreamError, match=r"img\.zip: cannot be read as a zip archive"):
+        parse_spec(f"shift={tmp_path / 'shift'}").scan()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "expected a list of frames"),
+        ("{", "not JSON"),
+        ('{"x": 1}', "expected a list of frames"),
+        ("[3]", "entry 0: expected files by task"),
+        ('[{"x": "x/0.jpg", "q": "a.png"}]', "entry 0: unknown task 'q'"),
+        ('[{"s": "s/0.png"}]', "entry 0: has no 'x'"),
+        ('[{"x": "x/9.jpg"}]', r"entry 0: x: .*9\.jpg: no such file"),
+        ('[{"x": "x/0.jpg"}, {"x": "s/0.gif"}]', r"entry 1: x: 's/0\.gif' ends in '\.gif'"),
+        ('[{"x": 5}]', "entry 0: x: expected a path, got 5"),
+    ],
+)
+def test_faulty_lists_name_file_index_and_key(tmp_path: Path, text: str, message: str) -> None:
+    kit.listed(tmp_path)
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(StreamError, match=message) as caught:
+        parse_spec(f"file_list={path}").scan()
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("citiscapes=/x", r"unknown data set 'citiscapes' \(did you mean 'cityscapes'\?\)"),
+        ("cityscapes=/x,split=vla", "split"),
+        ("cityscapes=", "no folder; write cityscapes=DIR"),
+        ("acdc=/x,condition=hail", "condition"),
+        ("weather_cityscapes=/x,rain=25,fog=75", "not both"),
+        ("weather_cityscapes=/x,rain=-3", "rain"),
+    ],
+)
+def test_faulty_specs(text: str, message: str) -> None:
+    with pytest.raises(StreamError, match=message):
+        parse_spec(text)
+
+
+def test_folders_may_have_commas_and_equals(tmp_path: Path) -> None:
+    root = tmp_path / "a,b=c"
+    kit.gta5(root)
+    assert parse_spec(f"gta5={root}").root == root
+    assert parse_spec(f"cityscapes={root},split=train").split == "train"
+
+
+@given(st.data())
+def test_labels_convert_class_by_class(data: st.DataObject) -> None:
+    """Whatever the sets: names decide, ids stay in range, equal names meet, and nothing foreign passes as a class."""
+    native = data.draw(st.sampled_from(list(CLASS_SETS.values())))
+    target = data.draw(st.sampled_from(list(CLASS_SETS.values())))
+    mapped = label_map(native, target)
+    assert len(mapped) == len(native)
+    assert all(index == X or index < len(target) for index in mapped)
+    for index, name in enumerate(native.names):
+        if name in target.names and (native.name, target.name) not in {("camvid32", "camvid11")}:
+            assert target.names[mapped[index]] == name
+    table = label_table(native, target)
+    file_ids = set(range(len(native.raw or native.names))) | {*native.void, X}
+    for value in range(256):
+        assert (table[value] == FOREIGN_ID) == (value not in file_ids)
+    ids = data.draw(st.lists(st.sampled_from(sorted(file_ids)), min_size=1, max_size=20))
+    once = label_table(native)[ids]
+    twice = np.array([X if index == X else mapped[index] for index in once])
+    assert np.array_equal(table[ids], twice)  # straight from the file, or through the file's own classes
