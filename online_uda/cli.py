@@ -23,6 +23,9 @@ overrides:
                             run.inference.mode=slide|whole, .tile=512 or HxW, .overlap=0.33, .scales=[0.5, 1, 2],
                             .flip=true (answers averaged over tiles, scales and mirror images)
 
+other commands:
+  python -m online_uda.data check PATH                     what data is there, what is missing, how to use it
+
 examples:
   python run_stream.py                                     a storm in the built-in town, default method
   python run_stream.py --schedule quick --method tent anchor.pull=0
@@ -132,6 +135,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status; a user's mistake is one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["data"]:
+        from online_uda.data import main as look_at_data
+
+        return look_at_data(words[1:])
     flags = parser()
     arguments, rest = flags.parse_known_args(words)
     strange = [word for word in rest if word.startswith("-")]

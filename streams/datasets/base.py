@@ -130,9 +130,12 @@ class DatasetSettings(ConfigModel):
         return self, None
 
     def words(self) -> str:
-        """The settings but the folders, as ``key=value`` texts joined by commas."""
-        chosen = self.model_dump(mode="json", exclude=set(self.FOLDERS), exclude_defaults=True)
-        return ",".join(f"{key}={_word(value)}" for key, value in chosen.items())
+        """The settings but the folders, as ``key=value`` texts joined by commas: the split, and what is not default."""
+        chosen = self.model_dump(mode="json", exclude=set(self.FOLDERS))
+        fields = type(self).model_fields
+        return ",".join(
+            f"{key}={_word(value)}" for key, value in chosen.items() if key == "split" or value != fields[key].default
+        )
 
     @property
     def base(self) -> Path:
@@ -148,6 +151,8 @@ class DatasetSettings(ConfigModel):
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -186,6 +187,21 @@ class DatasetImages:
 
     def __len__(self) -> int:
         return len(self.listing.samples)
+
+    def class_pixels(
+        self, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Pixels of each class ``(N, C)`` and of all ``(N,)`` in the label files, read once and kept.
+
+        Raises:
+            StreamError: A label is faulty; names the file.
+        """
+        from streams.datasets.statistics import label_statistics
+
+        found = label_statistics(self.listing, self._classes, progress)
+        if found.faults:
+            raise StreamError(found.faults[0])
+        return found.counts, found.areas
 
     def __getitem__(self, index: int) -> LabelledImage:
         sample = self.listing.samples[index]

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from online_uda.errors import UserError
+from streams.datasets import DatasetImages
 from streams.frame import IGNORE_ID, LabelledSet
 
 MIN_PIXEL_SHARE = 3000 / (1024 * 512)
@@ -43,7 +44,16 @@ def count_class_pixels(label: NDArray[np.uint8], num_classes: int) -> NDArray[np
 
 
 def survey(dataset: LabelledSet, progress: Progress | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Class pixels ``(N, C)`` and areas in pixels ``(N,)`` of all images of a labelled set."""
+    """Class pixels ``(N, C)`` and areas in pixels ``(N,)`` of all images of a labelled set.
+
+    A set that keeps statistics of its own labels (`streams.datasets.DatasetImages`) is asked for these.
+
+    Raises:
+        UserError: A label holds an unknown id; the line names the image.
+        StreamError: A label of a data set is faulty; the line names the file.
+    """
+    if isinstance(dataset, DatasetImages):
+        return dataset.class_pixels(progress)
     counts = np.zeros((len(dataset), len(dataset.classes)), dtype=np.int64)
     areas = np.zeros(len(dataset), dtype=np.int64)
     for index in range(len(dataset)):
