@@ -167,9 +167,6 @@ def _commands(settings: DatasetSettings, reports: Sequence[PartReport], classes:
         lines.append(f"  play:  python run_stream.py --schedule {schedule} --data {place}")
     else:
         lines.append(f"  play:  python run_stream.py --schedule quick --data {place}")
-    several = any(len(report.sizes) > 1 for report in usable)
-    if several and schedule is None:
-        lines[-1] += " --size 512x1024"
     lines.append(f"  in a schedule:  {{domain: NAME, {settings.NAME}: {{{_yaml_keys(usable)}}}}}")
     if any(report.listing is not None and report.listing.labelled for report in usable):
         lines.append(f"  replay from it:  --source {place}")

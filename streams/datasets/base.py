@@ -105,6 +105,8 @@ class DatasetSettings(ConfigModel):
     """What made the weather that is in the images; None where they were taken in it."""
     FOLDERS: ClassVar[tuple[str, ...]] = ("root",)
     """Keys that hold folders or files."""
+    PARTS: ClassVar[tuple[str, ...]] = ("split",)
+    """Keys that tell parts from each other."""
 
     root: Path | None = None
 
@@ -130,11 +132,13 @@ class DatasetSettings(ConfigModel):
         return self, None
 
     def words(self) -> str:
-        """The settings but the folders, as ``key=value`` texts joined by commas: the split, and what is not default."""
+        """The settings but the folders, as ``key=value`` texts joined by commas: what tells parts apart, and what is set."""
         chosen = self.model_dump(mode="json", exclude=set(self.FOLDERS))
         fields = type(self).model_fields
         return ",".join(
-            f"{key}={_word(value)}" for key, value in chosen.items() if key == "split" or value != fields[key].default
+            f"{key}={_word(value)}"
+            for key, value in chosen.items()
+            if key in self.PARTS or value != fields[key].default
         )
 
     @property

@@ -34,6 +34,7 @@ class DarkZurich(DatasetSettings):
 
     NAME: ClassVar[str] = "dark_zurich"
     TITLE: ClassVar[str] = "Dark Zurich"
+    PARTS: ClassVar[tuple[str, ...]] = ("split", "time")
 
     time: Literal["day", "twilight", "night"] = "night"
     split: Literal["train", "val", "test"] = "val"

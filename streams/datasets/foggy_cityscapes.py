@@ -37,6 +37,7 @@ class FoggyCityscapes(DatasetSettings):
     TITLE: ClassVar[str] = "Foggy Cityscapes"
     WEATHER: ClassVar[str | None] = "images rendered by the authors of Foggy Cityscapes"
     FOLDERS: ClassVar[tuple[str, ...]] = ("root", "labels")
+    PARTS: ClassVar[tuple[str, ...]] = ("split", "beta")
 
     labels: Path | None = None
     split: Literal["train", "val", "test"] = "val"

@@ -55,6 +55,7 @@ class Shift(DatasetSettings):
 
     NAME: ClassVar[str] = "shift"
     TITLE: ClassVar[str] = "SHIFT"
+    PARTS: ClassVar[tuple[str, ...]] = ("shift", "split")
 
     shift: Literal["discrete", "1x", "10x", "100x"] = "discrete"
     rate: Literal["images", "videos"] = "images"

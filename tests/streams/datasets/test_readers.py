@@ -133,7 +133,7 @@ def test_inria_weather_over_cityscapes(tmp_path: Path, weather: str) -> None:
 def test_parts_of_inria_weather_are_its_strengths(tmp_path: Path) -> None:
     kit.weather_cityscapes(tmp_path)
     parts = recognise(tmp_path)[0].parts()
-    assert [part.words() for part in parts] == ["rain=25", "rain=50", "fog=750"]
+    assert [part.words() for part in parts] == [f"split=val,{weather}" for weather in ("rain=25", "rain=50", "fog=750")]
     with pytest.raises(StreamError, match=r"rain/100mm: no such folder; val has rain=25, rain=50, fog=750"):
         parse_spec(f"weather_cityscapes={tmp_path},rain=100").scan()
 
