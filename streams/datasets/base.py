@@ -132,7 +132,7 @@ class DatasetSettings(ConfigModel):
         return self, None
 
     def words(self) -> str:
-        """The settings but the folders, as ``key=value`` texts joined by commas: what tells parts apart, and what is set."""
+        """What tells parts apart and what is not default, as ``key=value`` texts joined by commas; no folders."""
         chosen = self.model_dump(mode="json", exclude=set(self.FOLDERS))
         fields = type(self).model_fields
         return ",".join(
