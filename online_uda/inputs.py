@@ -102,7 +102,10 @@ def frame_size(plan: RunPlan) -> tuple[int, int]:
     Raises:
         StreamError: The first visit's folder is faulty.
     """
-    first = plan.schedule.model_copy(update={"visits": plan.schedule.visits[:1]})
+    visit = plan.schedule.visits[0]
+    if visit.stream is not None:
+        return plan.run.size or plan.schedule.size or TOWN_SIZE
+    first = plan.schedule.model_copy(update={"visits": (visit,)})
     return Stream(first, size=plan.run.size, frames=1).frame_size
 
 

@@ -34,7 +34,7 @@ from online_uda.stream_schedule import named_feed, stream_document
 from streams.bound_data import named_data
 from streams.classes import CITYSCAPES_19, CLASS_SETS, find_classes
 from streams.datasets.base import DatasetSettings
-from streams.datasets.registry import looks_like_spec
+from streams.datasets.registry import absolute_spec, looks_like_spec
 from streams.schedule import SCHEDULES, Schedule, build_schedule, find_schedule
 from streams.sources.labelled import TOWN
 from streams.yaml_config import ConfigError, Located, build, from_mapping, load_yaml, unknown_name
@@ -265,9 +265,9 @@ def _absolute(run: RunConfig, schedule: Schedule | None, faults: Faults) -> RunC
     if run.clock != "real":
         changes["clock"] = _absolute_path(run.clock)
     if run.source is not None and run.source != TOWN:
-        changes["source"] = _absolute_spec(run.source) if looks_like_spec(run.source) else _absolute_path(run.source)
+        changes["source"] = absolute_spec(run.source) if looks_like_spec(run.source) else _absolute_path(run.source)
     if run.data:
-        changes["data"] = tuple(_absolute_spec(text) for text in run.data)
+        changes["data"] = tuple(absolute_spec(text) for text in run.data)
     if run.classes is not None and run.classes not in CLASS_SETS:
         changes["classes"] = _absolute_path(run.classes)
         with faults.collecting():
@@ -287,12 +287,6 @@ def _absolute_network(name: str) -> str:
         return f"{source}@{_absolute_path(weights)}" if weights else name
     is_file = form in ("description", "path") and name not in described_networks()
     return _absolute_path(name) if is_file else name
-
-
-def _absolute_spec(text: str) -> str:
-    """``NAME=DIR,key=value`` with the folder absolute; the readers find the rest."""
-    name, _, rest = text.partition("=")
-    return f"{name}={_absolute_path(rest)}"
 
 
 def _absolute_path(text: str) -> str:

@@ -175,3 +175,15 @@ def test_a_cache_is_whole_or_missing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     store(tmp_path, "x", numbers=np.arange(9))  # nothing is lost but the cache
     assert load(tmp_path, "x")["numbers"].tolist() == [0, 1, 2, 3]
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["x.npz"]
+
+
+def test_a_data_set_given_as_a_folder_is_recognised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kit.acdc(tmp_path)
+    for words in (
+        ["--stream", str(tmp_path)],
+        ["--source", str(tmp_path), "--method", "hamlet", "--schedule", "quick"],
+    ):
+        assert run_stream(words) == 2
+        err = capsys.readouterr().err
+        assert f"it holds ACDC: python -m online_uda.data check {tmp_path} says how to use it" in err
+        assert err.count("\n") == 1

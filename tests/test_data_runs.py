@@ -13,6 +13,7 @@ from online_uda.inputs import open_inputs
 from online_uda.resolve import resolve
 from streams.bound_data import named_data
 from streams.classes import CITYSCAPES_19
+from streams.datasets.registry import absolute_spec
 from streams.errors import StreamError
 from streams.schedule import load_schedule
 from streams.stream import Stream
@@ -169,6 +170,18 @@ def test_mistakes_get_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert message in lines[0]
+
+
+def test_texts_mean_the_same_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = resolve({"data": ("weather_cityscapes=a,b,labels=city", "cityscapes=city,split=train")}).run.data
+    assert found == (
+        f"weather_cityscapes={tmp_path}/a,b,labels={tmp_path}/city",
+        f"cityscapes={tmp_path}/city,split=train",
+    )
+    assert resolve({"source": "shift=s,weather=small rain"}).run.source == f"shift={tmp_path}/s,weather=small rain"
+    for text in found:
+        assert absolute_spec(text) == text
 
 
 def test_frames_beyond_the_data_are_refused(tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ class Cityscapes(DatasetSettings):
             for name, image in images.items()
         )
         notes: tuple[str, ...] = (_NO_TRUTH,) if self.split == "test" else ()
+        if not labels:
+            notes += (f"no {'gtFine' if self.labels == 'fine' else 'gtCoarse'}/{self.split}: frames are not scored",)
         if depths and not cameras:
             notes += (f"no camera/ in it: depth takes the usual calibration (baseline {BASELINE_M} m)",)
         if has_truth and not self.sequence and self.city is None:

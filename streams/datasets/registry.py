@@ -89,6 +89,18 @@ def parse_spec(text: str) -> DatasetSettings:
         raise StreamError("\n".join(error.lines)) from None
 
 
+def absolute_spec(text: str) -> str:
+    """The text with every path in it absolute, so that it means the same from another folder; faulty texts stay."""
+    try:
+        settings = parse_spec(text)
+    except StreamError:
+        return text
+    values = {key: getattr(settings, key) for key in type(settings).model_fields if key in settings.model_fields_set}
+    root = values.pop("root")
+    words = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items()]
+    return ",".join([f"{settings.NAME}={root}", *words])
+
+
 def training_part(text: str) -> DatasetSettings:
     """What a text names for training: the part that its keys choose, else the data set's own.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -151,31 +152,25 @@ class Shift(DatasetSettings):
             for rate in ("images", "videos"):
                 for split in _SPLITS:
                     part = self.model_copy(update={"shift": shift, "rate": rate, "split": split})
-                    if not part._folder().is_dir() or not part._group(part._folder(), "img", "jpg", "png"):
-                        continue
-                    found += part._conditions()
+                    images = part._group(part._folder(), "img", "jpg", "png") if part._folder().is_dir() else {}
+                    if images:
+                        found += part._conditions(images)
         return tuple(found)
 
-    def _conditions(self) -> list[Self]:
+    def _conditions(self, images: Iterable[tuple[str, str]]) -> list[Self]:
         """One part a weather and time of day, where seq.csv tells them."""
         file = self._folder() / "seq.csv"
         if not file.is_file():
             return [self]
-        rows = read_sequences(file).values()
+        there = {sequence for sequence, _ in images}
+        rows = [row for video, row in read_sequences(file).items() if video in there]
         kinds = {
             (_plain(row.get("start_weather_coarse", "")), _plain(row.get("start_timeofday_coarse", ""))) for row in rows
         }
-        found = [
+        return [
             self.model_copy(update={"weather": weather or None, "time": time or None})
             for weather, time in sorted(kinds)
         ]
-        return [part for part in found if part._has_frames()]
-
-    def _has_frames(self) -> bool:
-        try:
-            return bool(self.scan().samples)
-        except StreamError:
-            return False
 
     def for_training(self) -> tuple[Self, Self | None]:
         return self.model_copy(update={"split": "train"}), self.model_copy(update={"split": "val"})

@@ -66,7 +66,7 @@ def _scan(path: Path, need_labels: bool) -> FolderFiles:
     root = path / "images" if (path / "images").is_dir() else path
     images = _files(root, IMAGE_SUFFIXES)
     if not images:
-        raise StreamError(f"{root}: no images ({', '.join(IMAGE_SUFFIXES)}) in this folder")
+        raise StreamError(f"{root}: no images ({', '.join(IMAGE_SUFFIXES)}) in this folder{_known_layout(path)}")
     stems: dict[str, Path] = {}
     for image in images:
         if image.stem in stems:
@@ -218,6 +218,16 @@ class FolderImages:
         label = read_label(labels[index], self._classes)
         check_aspect(image.shape, label.shape, labels[index])
         return LabelledImage(resize_image(image, self._size), resize_label(label, self._size))
+
+
+def _known_layout(path: Path) -> str:
+    """A hint where the folder is a data set."""
+    from streams.datasets.registry import recognise  # the readers use this file
+
+    found = recognise(path)
+    if not found:
+        return ""
+    return f"; it holds {found[0].TITLE}: python -m online_uda.data check {path} says how to use it"
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> tuple[Path, ...]:
