@@ -19,7 +19,7 @@ from typing_extensions import Self
 
 from streams.classes import CITYSCAPES_19, CITYSCAPES_IDS
 from streams.datasets.base import DatasetSettings, Listing, Sample
-from streams.datasets.depth import depth_file, disparity_to_depth, read_plane
+from streams.datasets.depth import depth_file, disparity_to_depth
 from streams.datasets.labels import LabelFormat
 from streams.datasets.trees import keyed, lone_labels, require_folder, subfolders
 from streams.errors import StreamError
@@ -125,7 +125,7 @@ def read_depth(sample: Sample) -> NDArray[np.float32]:
         StreamError: One of the files is damaged; names it.
     """
     camera, baseline_m = calibration(sample.camera)
-    return disparity_to_depth(read_plane(depth_file(sample)), baseline_m, camera.fx)
+    return disparity_to_depth(depth_file(sample), baseline_m, camera.fx)
 
 
 def calibration(file: File | None) -> tuple[Intrinsics, float]:
@@ -143,7 +143,7 @@ def calibration(file: File | None) -> tuple[Intrinsics, float]:
         baseline_m = float(outside["baseline"])
     except StreamError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StreamError(
             f"{file}: not a camera file of Cityscapes: {error!r}; unpack camera_trainvaltest.zip"
         ) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,18 +29,35 @@ def read_plane(file: File) -> NDArray[np.float64]:
     return (values[..., 0] if values.ndim == 3 else values).astype(np.float64)
 
 
-def disparity_to_depth(values: NDArray[np.float64], baseline_m: float, focal_px: float) -> NDArray[np.float32]:
-    """Cityscapes' disparity files in metres: ``d = (p - 1) / 256`` for p > 0, ``z = baseline * focal / d``.
+@lru_cache(maxsize=8)
+def depth_of_disparity(baseline_m: float, focal_px: float) -> NDArray[np.float32]:
+    """Metres for every value of a 16-bit disparity file: ``d = (p - 1) / 256`` for p > 0, ``z = baseline * focal / d``.
 
     Args:
-        values: ``(h, w)`` of the file; 0 is no measurement, and 1 a disparity of 0: no finite depth, given as 0 too.
         baseline_m: Distance of the two cameras.
         focal_px: Focal length in pixels of the disparity map.
+
+    Returns:
+        ``(65536,)``; 0 for 0, which is no measurement, and for 1, a disparity of 0: no finite depth. Read-only.
     """
-    disparity = (values - 1.0) / 256.0
-    with np.errstate(divide="ignore"):
-        depth = np.where(disparity > 0, baseline_m * focal_px / np.maximum(disparity, 1e-9), 0.0)
-    return depth.astype(np.float32)
+    disparity = (np.arange(65536) - 1) / 256
+    depth = np.zeros(65536)
+    depth[2:] = baseline_m * focal_px / disparity[2:]
+    table = depth.astype(np.float32)
+    table.setflags(write=False)
+    return table
+
+
+def disparity_to_depth(file: File, baseline_m: float, focal_px: float) -> NDArray[np.float32]:
+    """A disparity file of Cityscapes in metres, 0 where unknown; see `depth_of_disparity`.
+
+    Raises:
+        StreamError: The file cannot be read, or is not one channel of 8 or 16 bits.
+    """
+    values = read_ids(file)
+    if values.ndim != 2 or values.dtype not in (np.uint8, np.uint16, np.int32) or values.min() < 0:
+        raise StreamError(f"{file}: expected disparity in one channel of 16 bits, got {values.shape} {values.dtype}")
+    return depth_of_disparity(baseline_m, focal_px)[np.minimum(values, 65535)]
 
 
 def packed_to_depth(file: File, far_m: float) -> NDArray[np.float32]:

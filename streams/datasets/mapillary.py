@@ -119,7 +119,7 @@ def read_config(file: Path) -> ClassSet:
         names = [str(entry["name"]) for entry in json.loads(read_bytes(file))["labels"]]
     except StreamError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StreamError(f"{file}: expected 'labels', a list of classes with a 'name' each: {error!r}") from None
     if len(names) > IGNORE_ID:
         raise StreamError(f"{file}: {len(names)} classes; label files of 8 bits hold at most {IGNORE_ID}")

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from streams._messages import one_line
 from streams.classes import SHIFT_14
 from streams.datasets.base import DatasetSettings, Listing, Sample
 from streams.datasets.depth import depth_file, packed_to_depth
@@ -185,9 +186,14 @@ def read_sequences(file: Path) -> dict[str, dict[str, str]]:
     if not file.is_file():
         raise StreamError(f"{file}: no such file; it tells weather and time of day (download.py --group '[seq]')")
     reader = csv.DictReader(io.StringIO(read_bytes(file).decode("utf-8-sig", errors="replace")))
-    if "video" not in (reader.fieldnames or ()):
-        raise StreamError(f"{file}: has no column 'video', but {', '.join(reader.fieldnames or ()) or 'nothing'}")
-    return {row["video"]: {key: value or "" for key, value in row.items() if key} for row in reader if row["video"]}
+    try:
+        columns = reader.fieldnames or ()
+        if "video" not in columns:
+            found = one_line(", ".join(columns)[:200]) or "nothing"
+            raise StreamError(f"{file}: has no column 'video', but {found}")
+        return {row["video"]: {key: value or "" for key, value in row.items() if key} for row in reader if row["video"]}
+    except csv.Error as error:
+        raise StreamError(f"{file}: not a table of comma-separated values: {error}") from None
 
 
 def _plain(text: str) -> str:

@@ -30,17 +30,21 @@ def require_folder(root: Path, what: str, *candidates: str) -> Path:
 
 
 def subfolders(folder: Path | None) -> tuple[str, ...]:
-    """Names of the folders in a folder, in natural order; none where there is no folder."""
-    if folder is None or not folder.is_dir():
+    """Names of the folders in a folder, in natural order; none where there is none that can be read."""
+    try:
+        with os.scandir(folder or "") as entries:
+            names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError:
         return ()
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     return tuple(sorted(names, key=natural_key))
 
 
 def content(folder: Path) -> str:
     """What is in a folder, in a few words, for errors."""
-    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    try:
+        names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        return f"it cannot be read: {error.strerror or error}"
     if not names:
         return "it is empty"
     return "it holds " + ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -468,3 +468,29 @@ def test_labels_convert_class_by_class(data: st.DataObject) -> None:
     once = label_table(native)[ids]
     twice = np.array([X if index == X else mapped[index] for index in once])
     assert np.array_equal(table[ids], twice)  # straight from the file, or through the file's own classes
+
+
+@given(st.binary(max_size=200), st.sampled_from(["camera", "seq", "config", "list", "zip"]))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_fuzzed_side_files_raise_nothing_but_one_line(tmp_path: Path, content: bytes, kind: str) -> None:
+    root = tmp_path / kind
+    if not root.exists():
+        {"camera": kit.cityscapes, "seq": kit.shift, "config": kit.mapillary, "list": kit.listed, "zip": kit.shift}[
+            kind
+        ](root)
+    if kind == "list":
+        (root / "frames.json").write_bytes(content)
+        spec = f"file_list={root / 'frames.json'}"
+    else:
+        pattern = {"camera": "*_camera.json", "seq": "seq.csv", "config": "config.json", "zip": "semseg.zip"}[kind]
+        for file in root.rglob(pattern):
+            file.write_bytes(content)
+        keys = {"seq": ",weather=clear"}.get(kind, "")
+        spec = f"{ {'camera': 'cityscapes', 'config': 'mapillary'}.get(kind, 'shift') }={root}{keys}"
+    message = str(root)
+    try:
+        DatasetSource(parse_spec(spec).scan(), CITYSCAPES_19).with_depth().read(0)
+    except StreamError as error:
+        message = str(error)
+    assert str(root) in message
+    assert "\n" not in message
