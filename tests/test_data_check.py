@@ -12,9 +12,11 @@ from online_uda.adaptation.replay.rare_class import survey
 from online_uda.cli import main as run_stream
 from online_uda.data import main
 from streams.classes import CITYSCAPES_19
-from streams.datasets import DatasetImages, parse_spec
+from streams.datasets import DatasetImages, DatasetSource, parse_spec
+from streams.datasets import source as source_module
 from streams.datasets.cache import FOLDER, cache_folder, load, store
 from streams.datasets.statistics import label_statistics
+from streams.sources.images import resize_image
 from tests import data_kit as kit
 from tests.streams.datasets.test_readers import TREES
 
@@ -187,3 +189,54 @@ def test_a_data_set_given_as_a_folder_is_recognised(tmp_path: Path, capsys: pyte
         err = capsys.readouterr().err
         assert f"it holds ACDC: python -m online_uda.data check {tmp_path} says how to use it" in err
         assert err.count("\n") == 1
+
+
+def test_kept_frames_are_bit_for_bit_those_of_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kit.cityscapes(tmp_path)
+    listing = parse_spec(f"cityscapes={tmp_path}").scan()
+
+    def frames() -> list[tuple]:
+        source = DatasetSource(listing, CITYSCAPES_19, (16, 32)).with_depth()
+        return [source.read(index) for index in range(len(source))]
+
+    before = frames()
+    words = ["cache", f"cityscapes={tmp_path},split=val", "--size", "16x32"]
+    assert main(words) == 0
+    assert "4 of 4 frames added" in capsys.readouterr().out
+    assert main(words) == 0
+    assert "0 of 4 frames added" in capsys.readouterr().out
+    decoded: list[Path] = []
+    read = source_module.read_image
+    monkeypatch.setattr(source_module, "read_image", lambda file: decoded.append(file) or read(file))
+    for (scene, label), (kept, kept_label) in zip(before, frames(), strict=True):
+        assert np.array_equal(scene.image, kept.image)
+        assert np.array_equal(scene.depth_m, kept.depth_m)
+        assert scene.intrinsics == kept.intrinsics
+        assert np.array_equal(label, kept_label)
+    images = DatasetImages(listing, CITYSCAPES_19, (16, 32))
+    assert np.array_equal(images[1].image, before[1][0].image)
+    assert decoded == []
+    changed = listing.samples[2].image
+    kit.save(changed, kit.picture(77))
+    os.utime(changed, ns=(1, 1))
+    assert np.array_equal(frames()[2][0].image, resize_image(kit.picture(77), (16, 32)))
+    assert decoded == [changed]
+    broken = next((tmp_path / FOLDER / "frames-16x32").glob("*.npz"))
+    broken.write_bytes(broken.read_bytes()[:99])
+    assert len(frames()) == 4
+    assert len(decoded) >= 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["cityscapes=none", "--size", "16x32"], "none: no such folder"),
+        (["cityscapes=none", "--size", "16"], "--size: expected HEIGHTxWIDTH such as 512x1024"),
+        (["none", "--size", "16x32"], "unknown data set 'none'"),
+    ],
+)
+def test_mistakes_of_the_cache_command(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert main(["cache", *words]) == 2
+    assert message in capsys.readouterr().err

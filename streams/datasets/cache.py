@@ -39,26 +39,28 @@ def signature(parts: Iterable[object]) -> str:
     return digest.hexdigest()
 
 
-def load(root: Path, name: str) -> dict[str, NDArray[Any]] | None:
-    """The arrays stored under a name; None where there are none that can be read."""
+def load(root: Path, name: str, *keys: str) -> dict[str, NDArray[Any]] | None:
+    """The arrays stored under a name, or those of `keys` that are there; None where there are none that can be read."""
     try:
         with np.load(cache_folder(root) / f"{name}.npz", allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files}
+            return {key: stored[key] for key in stored.files if not keys or key in keys}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
-def store(root: Path, name: str, **arrays: NDArray[Any]) -> None:
-    """Stores arrays under a name; a disk that is full or closed to writing loses nothing but the cache."""
-    folder = cache_folder(root)
+def store(root: Path, name: str, **arrays: NDArray[Any]) -> bool:
+    """Stores arrays under a name; False where a disk that is full or closed to writing does not take them."""
+    target = cache_folder(root) / f"{name}.npz"
     with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=folder, suffix=".partial")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=target.parent, suffix=".partial")
         try:
             with os.fdopen(handle, "wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
-            os.replace(partial, folder / f"{name}.npz")
+            os.replace(partial, target)
         except BaseException:
             with suppress(OSError):
                 os.unlink(partial)
             raise
+        return True
+    return False

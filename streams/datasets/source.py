@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.datasets.base import Listing, Sample
+from streams.datasets.frame_cache import CachedFrame, FrameCache
 from streams.errors import StreamError
 from streams.frame import ClassSet, Intrinsics, LabelledImage, Scene
 from streams.sources.folder import check_aspect, size_words, spread
@@ -105,6 +106,8 @@ class DatasetSource:
         self._depth = False
         self._resize = size is not None
         self.size = check_listing(listing, classes, size)
+        cache = FrameCache(listing.root, self.size)
+        self._cache = cache if self._resize and cache.is_there else None
 
     def __len__(self) -> int:
         return len(self.listing.samples)
@@ -123,18 +126,30 @@ class DatasetSource:
             StreamError: Label, depth or calibration is faulty.
         """
         sample = self.listing.samples[index]
+        frame = self._cache.load(sample, depth=self._depth) if self._cache is not None else None
+        if frame is None:
+            frame = self.decode(sample, depth=self._depth)
+        label = read_label(self.listing, sample, self._classes)
+        if label is not None and sample.label is not None:
+            check_aspect(frame.own, label.shape, sample.label)
+        if not self._depth:
+            return Scene(image=frame.image), label
+        return Scene(frame.image, None, frame.depth_m, self._camera_of(sample, frame.own)), label
+
+    def decode(self, sample: Sample, *, depth: bool) -> CachedFrame:
+        """A frame from its files, at the size of this source.
+
+        Raises:
+            FrameFault: The image cannot be decoded, or has another size than the rest.
+            StreamError: The depth is faulty.
+        """
         image = read_image(sample.image)
-        own = image.shape[:2]
+        own = image.shape[0], image.shape[1]
         if self._resize:
             image = resize_image(image, self.size)
         elif own != self.size:
             raise FrameFault(f"{sample.image.name}: {size_words(own)} in a stream of {size_words(self.size)} frames")
-        label = read_label(self.listing, sample, self._classes)
-        if label is not None and sample.label is not None:
-            check_aspect(own, label.shape, sample.label)
-        if not self._depth:
-            return Scene(image=image), label
-        return Scene(image, None, self._depth_of(sample), self._camera_of(sample, own)), label
+        return CachedFrame(image, own, self._depth_of(sample) if depth else None)
 
     def _depth_of(self, sample: Sample) -> NDArray[np.float32] | None:
         if self.listing.read_depth is None or sample.depth is None:
@@ -175,6 +190,8 @@ class DatasetImages:
         self.listing = replace(listing, samples=listing.labelled)
         self._classes = classes
         self._size = check_listing(self.listing, classes, size)
+        cache = FrameCache(listing.root, self._size)
+        self._cache = cache if size is not None and cache.is_there else None
 
     @property
     def classes(self) -> ClassSet:
@@ -206,11 +223,12 @@ class DatasetImages:
     def __getitem__(self, index: int) -> LabelledImage:
         sample = self.listing.samples[index]
         try:
-            image = read_image(sample.image)
+            frame = self._cache.load(sample, depth=False) if self._cache is not None else None
+            image = read_image(sample.image) if frame is None else frame.image
         except FrameFault as error:
             raise StreamError(f"{sample.image}: {error}; remove the file and its label") from None
         label = read_label(self.listing, sample, self._classes)
         assert label is not None
         assert sample.label is not None
-        check_aspect(image.shape, label.shape, sample.label)
+        check_aspect(image.shape if frame is None else frame.own, label.shape, sample.label)
         return LabelledImage(resize_image(image, self._size), resize_label(label, self._size))
