@@ -88,7 +88,9 @@ def resolve(options: RunConfig | Mapping[str, Any], overrides: Sequence[str] = (
         if known is not None:
             method_name, document = run.method, override(document, known.overrides)
         with faults.collecting():
-            document = overlaid(document, _tuned(schedule_document, method_name, faults))
+            tuned = _tuned(schedule_document, method_name, faults)
+            if schedule is None or schedule.methods:  # where data took the town's place, they were left behind
+                document = overlaid(document, tuned)
         method = build(MethodSettings, document, split[_METHOD])
     run = _absolute(run, schedule, faults)
     faults.raise_any()

@@ -172,6 +172,16 @@ def test_mistakes_get_one_line(
     assert message in lines[0]
 
 
+def test_what_is_scaled_to_the_town_stays_there(tmp_path: Path) -> None:
+    data.cityscapes(tmp_path)
+    town = resolve({"schedule": "cs2rain", "method": "hamlet"}).method
+    own = resolve({"schedule": "cs2rain", "method": "hamlet", "data": (f"cityscapes={tmp_path}",)}).method
+    plain = resolve({"schedule": "quick", "method": "hamlet"}).method
+    assert town.trigger.window == 8
+    assert own == plain
+    assert own.trigger.window == 75
+
+
 def test_texts_mean_the_same_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = resolve({"data": ("weather_cityscapes=a,b,labels=city", "cityscapes=city,split=train")}).run.data
