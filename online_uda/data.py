@@ -201,6 +201,8 @@ def _commands(settings: DatasetSettings, reports: Sequence[PartReport], classes:
         lines.append(f"  play:  python run_stream.py --schedule {schedule} --data {place}")
     else:
         lines.append(f"  play:  python run_stream.py --schedule quick --data {place}")
+    if schedule is None and any(len(report.sizes) > 1 for report in usable):
+        lines[-1] += " --size 480x640"
     lines.append(f"  in a schedule:  {{domain: NAME, {settings.NAME}: {{{_yaml_keys(usable)}}}}}")
     if any(report.listing is not None and report.listing.labelled for report in usable):
         lines.append(f"  replay from it:  --source {place}")

@@ -1,10 +1,10 @@
 """Where the data of a schedule lies: ``--data NAME=DIR`` gives folders, and puts real frames in the town's place.
 
 * A visit that names the data set takes the folder, and every other key that the text sets.
-* In a schedule without such a visit, visits of the town play the data set: whole, at 512 x 1024 where nothing else is
-  asked for (the size that HAMLET and OnDA use), with the weather of the visit. Rain and fog of Inria's set are taken
-  where it holds this strength of this split (given as ``--data weather_cityscapes=DIR``, or found below or beside
-  Cityscapes); any other weather is rendered on the frames, on metric depth where the data has it.
+* In a schedule without such a visit, visits of the town play the data set: whole, with the weather of the visit, and
+  Cityscapes at 512 x 1024 where nothing else is asked for (the size that HAMLET and OnDA use). Rain and fog of Inria's
+  set are taken where it holds this strength of this split (given as ``--data weather_cityscapes=DIR``, or found below
+  or beside Cityscapes); any other weather is rendered on the frames, on metric depth where the data has it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from streams.datasets.weather_cityscapes import WeatherCityscapes, images_of
 from streams.errors import StreamError
 from streams.schedule import Schedule, Visit
 
-SIZE_ON_DATA = (512, 1024)
+SIZE_OF_CITYSCAPES = (512, 1024)
 _INRIA = WeatherCityscapes.NAME
 
 
@@ -76,7 +76,7 @@ def bind_data(schedule: Schedule, data: Mapping[str, DatasetSettings]) -> Schedu
                 else _on_data(visit, settings, data.get(_INRIA))
                 for visit in visits
             ),
-            "size": schedule.size or SIZE_ON_DATA,
+            "size": schedule.size or (SIZE_OF_CITYSCAPES if isinstance(settings, Cityscapes) else None),
             "frames": None,
             "methods": {},  # windows and budgets there are scaled to the town's short visits
         }

@@ -60,6 +60,17 @@ def test_a_list_a_folder_and_a_spec(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "fog" not in out
 
 
+def test_images_of_several_sizes_are_told_and_given_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kit.mapillary(tmp_path)
+    name = "_1Gn_xkw7sa_i9GU4mkxxd"
+    kit.save(tmp_path / f"validation/images/{name}.jpg", kit.picture(3, (48, 64)))
+    kit.save(tmp_path / f"validation/labels/{name}.png", np.zeros((48, 64), np.uint8))
+    assert main(["check", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "split=val: 2 images, 2 labels, 64x32 (1) and 64x48 (1)" in out
+    assert f"--schedule quick --data mapillary={tmp_path} --size 480x640" in out
+
+
 def test_faults_are_shown_and_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kit.gta5(tmp_path)
     label = np.full(kit.SIZE, 40, np.uint8)

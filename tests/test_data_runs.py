@@ -78,6 +78,7 @@ def test_the_storm_on_cityscapes_takes_inria_rain_where_it_is(tmp_path: Path, ne
     assert [visit.weather for visit in rendered.visits] == [visit.weather for visit in load_schedule("cs2rain").visits]
     assert all(visit.cityscapes is not None for visit in rendered.visits)
     assert (rendered.frames, rendered.size, rendered.methods) == (None, (512, 1024), {})
+    assert load_schedule("cs2rain", data=named_data([f"gta5={tmp_path}"])).size is None
     data.weather_cityscapes(tmp_path)  # beside Cityscapes
     mixed = load_schedule("cs2rain", data=named_data([spec]))
     found = [visit.weather_cityscapes.rain if visit.weather_cityscapes else None for visit in mixed.visits]
