@@ -49,7 +49,7 @@ def markdown(content: dict[str, Any], name: str) -> str:
                 f"{_n(row['frame_ms'], 0)} | {_n(row['peak_memory_mb'], 0)} |{timed}"
             )
         lines.append("")
-    lines += [f"- failed: {line}" for line in content["failed"]]
+    lines += [*(f"- failed: {line}" for line in content["failed"]), ""]
     lines += [
         "F is a forward and B a backward pass over a frame, of whichever network. Milliseconds are CPU time of one "
         "thread (median; a frame: mean over predictions and steps). Late: masks after their deadline or never; the "
