@@ -36,8 +36,8 @@ def markdown(content: dict[str, Any], name: str) -> str:
                 f"{_s(row['return_gap'])} | {_s(row['slope'])} |"
             )
         rates = list(first["timed"])
-        lines += ["", "| method | passes a frame | predict ms | step ms | ms a frame | peak MiB | "
-                  + "".join(f"gain at {rate} fps | late | " for rate in rates).strip(),
+        lines += ["", "| method | passes a frame | predict ms | step ms | ms a frame | peak MiB |"
+                  + "".join(f" gain at {rate} fps | late |" for rate in rates),
                   "|" + "---|" * (6 + 2 * len(rates))]  # fmt: skip
         for row in part:
             timed = "".join(
@@ -52,8 +52,9 @@ def markdown(content: dict[str, Any], name: str) -> str:
     lines += [*(f"- failed: {line}" for line in content["failed"]), ""]
     lines += [
         "F is a forward and B a backward pass over a frame, of whichever network. Milliseconds are CPU time of one "
-        "thread (median; a frame: mean over predictions and steps). Late: masks after their deadline or never; the "
-        "gain on time is over frozen on the same camera.", "",
+        "thread (median; a frame: mean over predictions and steps). Peak memory is that of a process that has played "
+        "other cells before and keeps their frames. Late: masks after their deadline or never; the gain on time is "
+        "over frozen on the same camera.", "",
         f"![gain against cost]({name}.png)", "",
     ]  # fmt: skip
     return "\n".join(lines)
