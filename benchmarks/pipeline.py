@@ -32,6 +32,7 @@ CLASSES = 19
 TARGETS = {"rain 100 on PNG files, 1024x512": 25.0, "town, 512x256": 60.0}
 RENDER_TARGETS_MS = {"fog": 60.0, "smog": 60.0, "rain": 150.0}
 _PICTURES = 8
+_AHEAD = 4
 
 
 def schedules(folder: Path, frames: int) -> dict[str, Schedule]:
@@ -61,14 +62,15 @@ def play(schedule: Schedule, workers: int, network_ms: float = 0.0) -> dict[str,
         was waited.
     """
     waited_ms: list[float] = []
-    start_cpu = 0.0
-    with Stream(schedule, prefetch=4, workers=workers) as stream:
+    start_cpu = took_s = took_cpu_s = 0.0
+    with Stream(schedule, prefetch=_AHEAD, workers=workers) as stream:
+        last = len(stream) - 2 * _AHEAD  # by then all is asked for, and workers that have ended have no time to tell
         items = stream.iterate()
         start = None
         while True:
             asked = time.perf_counter()
             item = next(items, None)
-            if item is None:
+            if item is None or item.index >= last:
                 break
             got = time.perf_counter()
             if start is not None:
@@ -82,8 +84,9 @@ def play(schedule: Schedule, workers: int, network_ms: float = 0.0) -> dict[str,
                 np.sqrt(answer)
             if start is None and stream.warm:
                 start, start_cpu = time.perf_counter(), stream_cpu_s()
+            elif start is not None:
+                took_s, took_cpu_s = time.perf_counter() - start, stream_cpu_s() - start_cpu
         assert start is not None, "the workers did not come up in time; give more --frames"
-        took_s, took_cpu_s = time.perf_counter() - start, stream_cpu_s() - start_cpu
     p50, p95 = np.percentile(waited_ms, (50, 95)).tolist()
     return {
         "frames": len(waited_ms),
@@ -110,9 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="written with .json and .md")
     parser.add_argument("--frames", type=int, default=400, help="frames of a stream (default: 400)")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="worker processes (default: 0 1 2)")
-    parser.add_argument(
-        "--network-ms", type=float, default=100.0, help="the network's share for the wait (default: 100)"
-    )
+    parser.add_argument("--network-ms", type=float, default=75.0, help="the network's share for the wait (default: 75)")
     parser.add_argument("--render-frames", type=int, default=20, help="frames of each renderer (default: 20)")
     options = parser.parse_args(arguments)
     cv2.setNumThreads(1)
@@ -149,18 +150,21 @@ def as_markdown(found: dict[str, Any]) -> str:
         "# From the source to the score", "",
         f"Made by `{found['command']}` on {found['machine']}; load of the machine {before:.1f} before and "
         f"{after:.1f} after.",
-        "", "| stream | workers | frames/s | target | processor ms | wait beside a network, p50 ms | p95 ms |",
-        "|---|---|---|---|---|---|---|",
+        "",
+        "| stream | workers | frames/s | processor ms | of two free cores | target | wait p50 ms | wait p95 ms |",
+        "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, by_workers in found["streams"].items():
         for workers, figures in by_workers.items():
-            wait = figures["with_network"]
+            alone, wait = figures["alone"], figures["with_network"]
             lines.append(
-                f"| {name} | {workers} | {figures['alone']['frames_per_s']:.1f} | ≥ {TARGETS[name]:g} "
-                f"| {figures['alone']['cpu_ms']:.1f} | {wait['wait_p50_ms']:.1f} | {wait['wait_p95_ms']:.1f} |"
+                f"| {name} | {workers} | {alone['frames_per_s']:.1f} | {alone['cpu_ms']:.1f} "
+                f"| {2000 / alone['cpu_ms']:.0f} | ≥ {TARGETS[name]:g} "
+                f"| {wait['wait_p50_ms']:.1f} | {wait['wait_p95_ms']:.1f} |"
             )
     lines += [
-        "", f"The network's share is {found['network_ms']:g} ms of one core a frame. Frames are scored twice.",
+        "", f"Waits are those beside a network that takes {found['network_ms']:g} ms of a core a frame; frames are "
+        "scored twice. Two free cores: 2000 / processor ms, computed, where the machine had other work to do.",
         "", "## Renderers, 1024x512, one core", "",
         "| weather | p50 ms | p95 ms | processor ms | target |", "|---|---|---|---|---|",
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from streams.schedule import load_schedule
 
 def test_a_stream_is_played_to_its_end_and_reported(tmp_path: Path) -> None:
     file = tmp_path / "town.yaml"
-    file.write_text("size: [32, 64]\nvisits:\n  - {domain: clear, town: true, frames: 6}\n")
+    file.write_text("size: [32, 64]\nvisits:\n  - {domain: clear, town: true, frames: 14}\n")
     figures = play(load_schedule(file), 0)
     assert figures["frames"] == 5  # all but the first, after which the workers (none) are up
     assert figures["frames_per_s"] > 0
