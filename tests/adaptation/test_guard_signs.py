@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from online_uda.adaptation.guards.canary import choose_images
-from online_uda.adaptation.guards.ladder import PASSES_A_STEP, Ladder
+from online_uda.adaptation.guards.ladder import Ladder
 from online_uda.adaptation.guards.signs import (
     agreement,
     all_finite,
@@ -108,11 +108,10 @@ def test_canary_images_show_many_classes_between_them() -> None:
 
 
 def test_the_ladder_goes_down_by_failures_and_up_by_passes() -> None:
-    ladder = Ladder(0.5, patience=3, rest=10)
+    ladder = Ladder(0.5, patience=3, rest=10, passes=2)
     assert [ladder.fail(), ladder.fail()] == [False, False]
     assert ladder.rate == 0.25
-    for _ in range(PASSES_A_STEP - 1):
-        ladder.succeed()
+    ladder.succeed()
     assert ladder.rate == 0.25, "once is not enough"
     ladder.succeed()
     assert ladder.rate == 0.5
@@ -124,7 +123,7 @@ def test_the_ladder_goes_down_by_failures_and_up_by_passes() -> None:
         ladder.fail()
     assert ladder.resting == 20
     assert ladder.rate == rate / 8
-    for _ in range(9 * PASSES_A_STEP):
+    for _ in range(9 * 2):
         ladder.succeed()
     assert ladder.rate == 1.0
     for _ in range(3):
@@ -133,7 +132,7 @@ def test_the_ladder_goes_down_by_failures_and_up_by_passes() -> None:
 
 
 def test_a_rest_does_not_double_for_ever() -> None:
-    ladder = Ladder(0.5, patience=1, rest=10)
+    ladder = Ladder(0.5, patience=1, rest=10, passes=2)
     for _ in range(100):
         ladder.fail()
     assert ladder.resting == 640

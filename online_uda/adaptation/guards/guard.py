@@ -26,8 +26,8 @@ class Guard:
 
     Every candidate must be finite. Every ``settings.every``-th is scored on the canary, and what passes is kept to go
     back to. A candidate that fails is replaced by the kept weights, or by the source network's if those fail too. After
-    a failure the guard is in doubt until candidates have been as good as the source network for a while: `rate` scales
-    the steps and the number of them from one canary to the next, and half as much may be lost there.
+    a failure the guard is in doubt until ``settings.every`` candidates have been as good as the source network: each is
+    scored, half as much may be lost, and `rate` scales the steps.
 
     Args:
         settings: The guards slot.
@@ -50,7 +50,7 @@ class Guard:
     ) -> None:
         self._settings, self._weights, self._canary = settings, weights, canary
         self._deployed, self._source, self._on_rollback = deployed, source, on_rollback
-        self._ladder = Ladder(settings.rate_factor, settings.patience, settings.rest)
+        self._ladder = Ladder(settings.rate_factor, settings.patience, settings.rest, settings.every)
         self._events: list[GuardEvent] = []
         self._since = 0
         self._skipping = False
@@ -59,6 +59,11 @@ class Guard:
     def rate(self) -> float:
         """Factor on the learning rate, in (0, 1]; 1 while nothing is wrong."""
         return self._ladder.rate
+
+    @property
+    def _in_doubt(self) -> bool:
+        """Whether a failure has not been undone yet."""
+        return self.rate < 1.0
 
     @property
     def resting(self) -> bool:
@@ -124,7 +129,7 @@ class Guard:
             self._throw_away(("non-finite", "a weight is not finite"))
             return
         self._since += 1
-        if self._since < self._settings.every * self.rate:
+        if self._since < self._settings.every and not self._in_doubt:
             return
         self._since = 0
         if self._canary is None:
@@ -145,7 +150,7 @@ class Guard:
 
     def _fault_of_candidate(self, judgement: Judgement) -> Fault | None:
         # Written so that a score that is not a number fails.
-        margin = self._settings.margin * (1.0 if self.rate == 1.0 else _IN_DOUBT)
+        margin = self._settings.margin * (_IN_DOUBT if self._in_doubt else 1.0)
         if not judgement.miou >= judgement.miou_source - margin:
             return (
                 "canary",

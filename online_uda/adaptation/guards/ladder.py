@@ -7,27 +7,25 @@ from typing import Any
 
 MOST_STEPS = 6
 """Steps that rate and rest take at most, so that the way back stays short."""
-PASSES_A_STEP = 3
-"""Passes that undo a failure: what is harmful often looks as good as the source network once."""
 
 
 class Ladder:
     """Counts failures and passes of candidates; everything follows from these counts.
 
     Args:
-        rate_factor: What a failure does to the learning rate, in (0, 1), six times at most; `PASSES_A_STEP` passes
-            without a failure undo one.
+        rate_factor: What a failure does to the learning rate, in (0, 1), six times at most.
         patience: Failures that end in a rest where none of them was undone.
         rest: Frames of the first rest. Every further one is twice as long, up to 64 times, until passes have brought
             the rate back to where it was.
+        passes: How many passes with no failure between them undo one: what does harm may look good once.
 
     Attributes:
         rate: Factor on the learning rate, in (0, 1].
         resting: Frames of rest that are left.
     """
 
-    def __init__(self, rate_factor: float, patience: int, rest: int) -> None:
-        self._rate_factor, self._patience, self._rest = rate_factor, patience, rest
+    def __init__(self, rate_factor: float, patience: int, rest: int, passes: int) -> None:
+        self._rate_factor, self._patience, self._rest, self._needed = rate_factor, patience, rest, passes
         self.rate = 1.0
         self.resting = 0
         self._strikes = 0
@@ -49,7 +47,7 @@ class Ladder:
     def succeed(self) -> None:
         """A candidate passed."""
         self._passes += 1
-        if self._passes < PASSES_A_STEP:
+        if self._passes < self._needed:
             return
         self._passes = 0
         self._strikes = max(0, self._strikes - 1)

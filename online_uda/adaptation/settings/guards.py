@@ -15,9 +15,9 @@ class GuardSettings(SlotModel):
     Every ``every``-th step is scored on ``canary`` labelled source images in the look of the stream (0: none). It fails
     more than ``margin`` points of mIoU below the source network, or where its agreement with the source network is
     lower on the stream than on the canary by more than ``disagreement``. A prediction with less than ``collapse``
-    classes in effect has collapsed. A failure multiplies the learning rate and ``every`` by ``rate_factor`` and halves
-    ``margin`` until three candidates have been as good as the source network; after ``patience``
-    failures the source network predicts for ``rest`` frames, twice as many the next time.
+    classes in effect has collapsed. A failure multiplies the learning rate by ``rate_factor``. From then on each
+    step is scored and may lose half of ``margin``, until ``every`` candidates have been as good as the source network.
+    After ``patience`` failures the source network predicts for ``rest`` frames, twice as many the next time.
     """
 
     every: int = Field(default=16, ge=1)
