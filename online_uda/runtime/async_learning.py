@@ -6,6 +6,7 @@ answered all the while.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ class AsyncLearning(Outbox):
         """See `LearningMode.predict`."""
         return self._method.predict(frames)
 
-    def show(self, index: int, frames: Tensor, prediction: Segmentation) -> None:
+    def show(self, index: int, frames: Tensor, prediction: Segmentation, until_s: float = math.inf) -> None:
         """See `LearningMode.show`; what the trigger says comes with `detections`."""
         self._look_after()
         if self._worker is None:

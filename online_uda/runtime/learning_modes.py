@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -35,8 +36,15 @@ class LearningMode(Protocol):
         """What a prediction that begins now is timed as."""
         ...
 
-    def show(self, index: int, frames: Tensor, prediction: Segmentation) -> Decision | None:
-        """A frame has been answered; what the trigger said to it, where that is known at once."""
+    def show(self, index: int, frames: Tensor, prediction: Segmentation, until_s: float = math.inf) -> Decision | None:
+        """A frame has been answered; what the trigger said to it, where that is known at once.
+
+        Args:
+            index: Stream index of the frame.
+            frames: ``(1, 3, H, W)`` float32 RGB in [0, 1].
+            prediction: What was said to it.
+            until_s: When the next frame arrives, on the stream's clock.
+        """
         ...
 
     def use_slack(self, until_s: float) -> None:
@@ -128,7 +136,7 @@ class _InThread(Outbox):
         """See `LearningMode.predict`."""
         return self._method.predict(frames)
 
-    def show(self, index: int, frames: Tensor, prediction: Segmentation) -> Decision | None:
+    def show(self, index: int, frames: Tensor, prediction: Segmentation, until_s: float = math.inf) -> Decision | None:
         """See `LearningMode.show`."""
         decision = self._learner.show(index, frames, prediction)
         if decision.detected:
@@ -170,9 +178,9 @@ class _InThread(Outbox):
 class SyncLearning(_InThread):
     """A frame is learned from at once and in one go, whatever comes meanwhile."""
 
-    def show(self, index: int, frames: Tensor, prediction: Segmentation) -> Decision | None:
+    def show(self, index: int, frames: Tensor, prediction: Segmentation, until_s: float = math.inf) -> Decision | None:
         """See `LearningMode.show`; returns when the step is done."""
-        decision = super().show(index, frames, prediction)
+        decision = super().show(index, frames, prediction, until_s)
         while self._learner.next_stage() is not None:
             step = self._learner.run()
             if step is not None:
@@ -181,7 +189,7 @@ class SyncLearning(_InThread):
 
 
 class InterleavedLearning(_InThread):
-    """Pieces of a step run where they fit into the slack before the next frame, and nowhere else.
+    """Pieces of a step run where they fit into the slack before the next frame, and nowhere else; so does watching.
 
     A piece fits when the largest of its recent costs does. A step of which some piece would fit no slack, or that would
     take too many frames, is shortened before it begins, or skipped.
@@ -197,6 +205,18 @@ class InterleavedLearning(_InThread):
         super().__init__(method, watch)
         self._clock, self._period_s = clock, period_s
         self._refused: tuple[str, int] = ("", 0)
+        self._unwatched = 0
+
+    def show(self, index: int, frames: Tensor, prediction: Segmentation, until_s: float = math.inf) -> Decision | None:
+        """See `LearningMode.show`; a frame is left unwatched where watching would make the next one wait."""
+        if self._watch.model.likely_ms("detect") > 1000.0 * (until_s - self._clock.now_s()):
+            self._unwatched += 1
+            return None
+        return super().show(index, frames, prediction, until_s)
+
+    def figures(self) -> dict[str, Any]:
+        """See `LearningMode.figures`: frames for whose watching there was no time."""
+        return {"unwatched": self._unwatched}
 
     def _effort(self) -> Effort | None:
         model = self._watch.model
@@ -228,8 +248,9 @@ class InterleavedLearning(_InThread):
 
     def state_dict(self) -> dict[str, Any]:
         """See `LearningMode.state_dict`."""
-        return {"refused": list(self._refused)}
+        return {"refused": list(self._refused), "unwatched": self._unwatched}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `LearningMode.load_state_dict`."""
         self._refused = (str(state["refused"][0]), int(state["refused"][1]))
+        self._unwatched = int(state["unwatched"])

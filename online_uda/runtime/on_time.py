@@ -117,7 +117,7 @@ class OnTime:
             record = self._scored(camera, frame, truth, own.shape)
             confidence = scorer.confidence(prediction)
 
-        watched = self._mode.show(index, frames, prediction)
+        watched = self._mode.show(index, frames, prediction, camera.arrival_s(index + 1))
         self._mode.use_slack(camera.arrival_s(index + 1))
         steps = self._note_learned(index)
         latency_ms = 1000.0 * (finished_s - arrival_s)

@@ -5,6 +5,7 @@ What happens depends on the costs alone. The rules are those of `online_uda.runt
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class SimulatedAsyncLearning(Outbox):
         """See `LearningMode.predict`."""
         return self._method.predict(frames)
 
-    def show(self, index: int, frames: Tensor, prediction: Segmentation) -> None:
+    def show(self, index: int, frames: Tensor, prediction: Segmentation, until_s: float = math.inf) -> None:
         """See `LearningMode.show`."""
         now_s = self._clock.now_s()
         self._work(now_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -146,3 +147,17 @@ def test_one_bad_lap_does_not_block_a_piece_for_good() -> None:
     assert method.journal == []
     mode.use_slack(0.2)
     assert method.journal == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("detect_ms", "watched"), [(4.0, True), (6.0, False)])
+def test_a_frame_is_watched_only_where_the_next_one_need_not_wait(detect_ms: float, watched: bool) -> None:
+    costs = {**KNOWN, "predict": 95.0, "detect": detect_ms}
+    mode, clock = mode_of(Scripted(Decision(learn=False, detected=True)), costs, costs)
+    clock.wait_until(0.095)
+    assert (mode.show(0, FRAMES, SAID, 0.1) is not None) is watched
+    assert mode.figures() == {"unwatched": int(not watched)}
+    assert mode.detections() == [0] * watched
+    assert clock.now_s() <= 0.1
+    other, _ = mode_of(Scripted(LEARN), costs, costs)
+    other.load_state_dict(mode.state_dict())
+    assert other.figures() == mode.figures()
