@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from online_uda.adaptation.fusion import TemporalFusion
 from online_uda.adaptation.norm import NormStatistics, named_batch_norms
 from online_uda.adaptation.prior import corrected_by_prior
 from online_uda.adaptation.settings import MethodSettings
@@ -28,6 +29,7 @@ class Answering:
         norm: Statistics of the deployed network's norms.
         autocast: Makes the autocast context of a forward pass.
         look: What frames go through before the deployed network; None leaves them alone.
+        fusion: What answers to the stream go through; None leaves them alone.
     """
 
     def __init__(
@@ -40,10 +42,11 @@ class Answering:
         norm: NormStatistics,
         autocast: Callable[[], AbstractContextManager[Any]],
         look: Callable[[Tensor], Tensor] | None,
+        fusion: TemporalFusion | None = None,
     ) -> None:
         self._name, self._settings = name, settings
         self._deployed, self._source, self._norm, self._autocast = deployed, source, norm, autocast
-        self._look = look
+        self._look, self._fusion = look, fusion
         self.predictor: Predictor = TorchPredictor(deployed, self._predicting)
 
     @property
@@ -61,6 +64,8 @@ class Answering:
         prediction, moments = self.predictor.predict(self._moved(frames))
         if moments:
             self._norm.note(moments)
+        if self._fusion is not None:
+            prediction = self._fusion(frames, prediction)
         return self._corrected(prediction)
 
     def _corrected(self, prediction: Segmentation) -> Segmentation:

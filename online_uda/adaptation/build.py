@@ -23,8 +23,9 @@ from online_uda.adaptation.trigger.hamlet import BudgetRule, WindowDetector
 from online_uda.adaptation.trigger.policies import DriftPolicy, HamletPolicy
 from online_uda.adaptation.trigger.stride import StridePolicy
 from online_uda.errors import UserError
-from online_uda.networks.alignment import mean_look
+from online_uda.networks.alignment import mean_look, to_frame
 from online_uda.networks.checkpoints import LoadedNetwork
+from online_uda.networks.haze import mean_transmission
 from online_uda.networks.segmenter import Segmenter
 from online_uda.networks.spec import NetworkOptions
 from online_uda.networks.supervised import train_light_head
@@ -135,7 +136,9 @@ def _build_look(settings: MethodSettings, images: _SourceImages, seed: int, devi
         return None
     need = "alignment moves frames to the look of source images; give them with --source DIR"
     buffer = images.buffer(LOOK_IMAGES, seed, need)
-    return StreamLook(mean_look(buffer.images[:LOOK_IMAGES], (slot.rows, slot.columns), device), slot)
+    shown = buffer.images[:LOOK_IMAGES]
+    clear = mean_transmission(to_frame(image, device) for image in shown) if slot.haze > 0.0 else None
+    return StreamLook(mean_look(shown, (slot.rows, slot.columns), device), slot, clear)
 
 
 def _bigger_network(settings: MethodSettings, classes: ClassSet, device: torch.device) -> Segmenter | None:

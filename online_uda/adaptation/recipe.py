@@ -16,6 +16,7 @@ from online_uda.adaptation.anchor import Anchor
 from online_uda.adaptation.answering import Answering
 from online_uda.adaptation.deployed import adapter_config
 from online_uda.adaptation.fisher import FisherPull, fisher_diagonal
+from online_uda.adaptation.fusion import TemporalFusion
 from online_uda.adaptation.guards.canary import Canary
 from online_uda.adaptation.guards.event import Cause, GuardEvent
 from online_uda.adaptation.guards.guard import Guard
@@ -97,6 +98,7 @@ class Recipe:
         fixed = settings.keeps_the_source
         self.student: Segmenter = source if fixed else copy.deepcopy(source)
         self._look = look
+        self._fusion = None if settings.fusion is None else TemporalFusion(settings.fusion)
         self._bf16 = bf16
         self._device = next(source.parameters()).device
         self._adapters = None if settings.adapters is None else adapter_config(settings.adapters)
@@ -137,6 +139,7 @@ class Recipe:
             norm=self._norm,
             autocast=self._autocast,
             look=look,
+            fusion=self._fusion,
         )
         self._guard = self._build_guard(canary)
         self._memory = None
@@ -304,6 +307,8 @@ class Recipe:
             self._replay.observe(frames, changed=decision.detected)
         if self._look is not None:
             self._look.watch(frames, decision)
+        if self._fusion is not None:
+            self._fusion.watch(decision)
         if self._memory is not None:
             self._memory.watch(decision)
         self._gradients.watch(frames, prediction)
@@ -433,7 +438,7 @@ class Recipe:
             "optimizer": self._optimizer, "teacher": self.teacher, "selector": self._scope.selector,
             "replay": self._replay, "trigger": self._trigger, "thrift": self._thrift, "guard": self._guard,
             "norm": self._norm, "memory": self._memory, "step": self._step,
-            "look": self._look, "reservoir": self._reservoir,
+            "look": self._look, "fusion": self._fusion, "reservoir": self._reservoir,
         }  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

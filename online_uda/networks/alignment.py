@@ -9,7 +9,8 @@ first two moments of luma and chroma of each cell are moved towards those of the
 with m and l the mean and the log standard deviation of the frame's cell, m0 and l0 the wanted ones, s the strength;
 between the centres of cells the coefficients are interpolated. This is AdaIN (Huang and Belongie, ICCV 2017) on pixels,
 by place, and against the usual direction: not the source gets the target's look, but the target the source's. Half the
-way leaves room for what really differs between two scenes.
+way leaves room for what really differs between two scenes. What haze the rows do not explain goes after that:
+`online_uda.networks.haze`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from online_uda.networks.haze import ROWS, cleared
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue (ITU-R BT.601); chroma are the differences of blue and red to luma."""
@@ -41,23 +44,38 @@ class InputAlignment(nn.Module):
         mean: Source means, ``(1, 3, rows, columns)`` float32 of luma, blue and red difference, RGB in [0, 1].
         log_deviation: Logarithms of the standard deviations, of the same shape.
         strength: Share of the way, in [0, 1]; 0 leaves frames as they are.
+        haze: Share of the haze beyond the normal that is taken away, in [0, 1].
+        transmission: The normal one by height, ``(1, 1, ROWS, 1)``; None where no haze is taken away.
     """
 
     mean: Tensor
     log_deviation: Tensor
+    transmission: Tensor | None
 
-    def __init__(self, mean: Tensor, log_deviation: Tensor, strength: float) -> None:
+    def __init__(
+        self,
+        mean: Tensor,
+        log_deviation: Tensor,
+        strength: float,
+        haze: float = 0.0,
+        transmission: Tensor | None = None,
+    ) -> None:
         super().__init__()
-        self.strength = strength
+        self.strength, self.haze = strength, haze
         # Not persistent: they follow from the source images, and a network's weights keep the names they have without.
         self.register_buffer("mean", mean.clone(), persistent=False)
         self.register_buffer("log_deviation", log_deviation.clone(), persistent=False)
+        known = None if transmission is None else transmission.clone()
+        self.register_buffer("transmission", known, persistent=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, for a file that travels without the source images."""
-        return {
+        values = {
             "strength": self.strength, "mean": self.mean[0].tolist(), "log_deviation": self.log_deviation[0].tolist(),
         }  # fmt: skip
+        if self.transmission is not None:
+            values |= {"haze": self.haze, "transmission": self.transmission.flatten().tolist()}
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> InputAlignment:
@@ -71,7 +89,13 @@ class InputAlignment(nn.Module):
         mean, deviation = (torch.tensor(values[key], dtype=torch.float32)[None] for key in ("mean", "log_deviation"))
         if mean.ndim != 4 or mean.shape[1] != 3 or mean.shape != deviation.shape:
             raise ValueError(f"expected moments (3, rows, columns), got {tuple(mean.shape)}, {tuple(deviation.shape)}")
-        return cls(mean, deviation, float(values["strength"]))
+        haze = float(values.get("haze", 0.0))
+        if haze == 0.0:
+            return cls(mean, deviation, float(values["strength"]))
+        transmission = torch.tensor(values["transmission"], dtype=torch.float32)
+        if transmission.shape != (ROWS,):
+            raise ValueError(f"expected a transmission at {ROWS} heights, got {tuple(transmission.shape)}")
+        return cls(mean, deviation, float(values["strength"]), haze, transmission[None, None, :, None])
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -82,18 +106,23 @@ class InputAlignment(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """Aligns ``frames`` (B, 3, H, W) float32 RGB in [0, 1], every frame by its own moments; the same shape."""
         opponent = to_opponent(frames)
-        return moved(opponent, moments(opponent, self.grid), (self.mean, self.log_deviation), self.strength)
+        out = moved(opponent, moments(opponent, self.grid), (self.mean, self.log_deviation), self.strength)
+        return out if self.transmission is None else cleared(out, self.transmission, self.haze)
 
 
 def mean_look(images: Iterable[NDArray[np.uint8]], grid: tuple[int, int], device: torch.device) -> Look:
     """Mean of the moments of images, each ``(H, W, 3)`` uint8 RGB."""
     means, deviations = [], []
     for image in images:
-        frame = torch.from_numpy(np.array(image)).to(device).permute(2, 0, 1)[None].float() / 255.0
-        mean, deviation = moments(to_opponent(frame), grid)
+        mean, deviation = moments(to_opponent(to_frame(image, device)), grid)
         means.append(mean)
         deviations.append(deviation)
     return torch.cat(means).mean(0, keepdim=True), torch.cat(deviations).mean(0, keepdim=True)
+
+
+def to_frame(image: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """``(1, 3, H, W)`` float32 RGB in [0, 1] of an image ``(H, W, 3)`` uint8."""
+    return torch.from_numpy(np.array(image)).to(device).permute(2, 0, 1)[None].float() / 255.0
 
 
 def moved(opponent: Tensor, look: Look, wanted: Look, strength: float) -> Tensor:

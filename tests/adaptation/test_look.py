@@ -13,8 +13,10 @@ from recipe_kit import SourceSet, make_recipe, settings_of, stream, trained
 from torch import Tensor
 
 from online_uda.adaptation.deployed import deployed_alignment
-from online_uda.adaptation.look import FULL_AT, STARTS_AT, StreamLook
+from online_uda.adaptation.look import StreamLook
 from online_uda.adaptation.settings import AlignmentSettings
+from online_uda.adaptation.trigger.base import FAR_FULL_AT as FULL_AT
+from online_uda.adaptation.trigger.base import FAR_STARTS_AT as STARTS_AT
 from online_uda.adaptation.trigger.base import Decision
 from online_uda.networks.alignment import Look, mean_look, moments, to_opponent
 

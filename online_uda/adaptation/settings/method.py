@@ -17,6 +17,7 @@ from online_uda.adaptation.settings.student import (
     AdapterSettings,
     AlignmentSettings,
     AnchorSettings,
+    FusionSettings,
     MemorySettings,
     NormSettings,
     OptimizerSettings,
@@ -37,6 +38,7 @@ class MethodSettings(SlotModel):
 
     description: str = Field(min_length=1)
     alignment: AlignmentSettings | None = None
+    fusion: FusionSettings | None = None
     norm: NormSettings = NormSettings()
     scope: ScopeSettings = ScopeSettings()
     adapters: AdapterSettings | None = None
@@ -60,7 +62,7 @@ class MethodSettings(SlotModel):
     def keeps_the_source(self) -> bool:
         """Whether no prediction can differ from the source network's."""
         still = self.scope.parameters == "none" and self.norm.statistics == "source"
-        return still and self.alignment is None and not self.prior_correction
+        return still and self.alignment is None and self.fusion is None and not self.prior_correction
 
     @property
     def needs_source(self) -> bool:

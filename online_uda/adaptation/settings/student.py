@@ -26,7 +26,8 @@ class AlignmentSettings(SlotModel):
     ``strength`` is the largest share of the way; with a drift trigger it is reached as the stream gets far from the
     source. ``rows`` and ``columns`` are the grid of places that are moved each for itself, ``half_life_frames`` the
     memory of the stream's look, ``own`` how much of the look to move to is what the stream had while it was near the
-    source. The frozen network that a run is compared with sees frames as they are.
+    source. ``haze`` is the largest share of haze beyond the normal that is taken out of them after that
+    (`online_uda.networks.haze`). The frozen network that a run is compared with sees frames as they are.
     """
 
     strength: PositiveShare = 0.5
@@ -34,6 +35,16 @@ class AlignmentSettings(SlotModel):
     columns: Cells = 1
     half_life_frames: Positive = 7.0
     own: Share = 0.5
+    haze: Share = 0.0
+
+
+class FusionSettings(SlotModel):
+    """How much of an answer comes from the last frames along the optical flow: see `online_uda.adaptation.fusion`.
+
+    ``weight`` is the largest say of the past; with a drift trigger it has that as the stream gets far from the source.
+    """
+
+    weight: PositiveShare = 0.4
 
 
 class MemorySettings(SlotModel):

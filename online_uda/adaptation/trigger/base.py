@@ -40,6 +40,17 @@ class Decision:
     signature: Tensor | None = field(default=None, compare=False)
 
 
+FAR_STARTS_AT, FAR_FULL_AT = 0.5, 1.0
+"""Distances from which on and at which in full a method treats frames as far from the source."""
+
+
+def share_of_far(distance: float | None) -> float:
+    """How far to go, in [0, 1], at a `Decision.distance`: 0 near the source, 1 far from it or if nothing tells."""
+    if distance is None:
+        return 1.0
+    return min(max((distance - FAR_STARTS_AT) / (FAR_FULL_AT - FAR_STARTS_AT), 0.0), 1.0)
+
+
 class TriggerPolicy(Protocol):
     """Decides frame by frame; sees the frame and its prediction, never a label or a boundary."""
 
