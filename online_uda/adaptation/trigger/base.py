@@ -40,7 +40,7 @@ class Decision:
     signature: Tensor | None = field(default=None, compare=False)
 
 
-FAR_STARTS_AT, FAR_FULL_AT = 0.5, 1.0
+FAR_STARTS_AT, FAR_FULL_AT = 0.4, 0.8
 """Distances from which on and at which in full a method treats frames as far from the source."""
 
 

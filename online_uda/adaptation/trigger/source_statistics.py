@@ -124,6 +124,7 @@ def _warm(frames: Tensor, generator: torch.Generator) -> Tensor:
 Corruption = Callable[[Tensor, torch.Generator], Tensor]
 CORRUPTIONS: dict[str, Corruption] = {
     "dark": lambda frames, _: frames * 0.6,
+    "night": lambda frames, _: frames * 0.2,
     "bright": lambda frames, _: _blend(frames, 1.0, 0.4),
     "haze": lambda frames, _: _blend(frames, 0.75, 0.4),
     "flat": lambda frames, _: _blend(frames, frames.mean((1, 2, 3), keepdim=True), 0.4),
