@@ -19,7 +19,8 @@ from online_uda.adaptation.replay.buffer import ReplayBuffer
 from online_uda.adaptation.replay.source import SourceReplay
 from online_uda.adaptation.settings import AlwaysTrigger, MethodSettings
 from online_uda.adaptation.trigger.base import Decision, EveryFrames, TriggerPolicy
-from online_uda.networks.alignment import mean_look
+from online_uda.networks.alignment import mean_look, to_frame
+from online_uda.networks.haze import mean_transmission
 from online_uda.networks.heads import AllMLPHead, LightHead
 from online_uda.networks.mit import MiTConfig
 from online_uda.networks.segmenter import SegformerConfig, Segmentation, Segmenter, build_segformer
@@ -136,7 +137,9 @@ def make_recipe(
     look = None
     if settings.alignment is not None:
         images, grid = SourceSet(), (settings.alignment.rows, settings.alignment.columns)
-        look = StreamLook(mean_look((images[i].image for i in range(8)), grid, torch.device("cpu")), settings.alignment)
+        shown = [images[index].image for index in range(8)]
+        clear = mean_transmission(to_frame(image, torch.device("cpu")) for image in shown)
+        look = StreamLook(mean_look(shown, grid, torch.device("cpu")), settings.alignment, clear)
     return Recipe(
         settings, name="test", source=network, classes=CAMVID_11, replay=replay, trigger=trigger, seed=seed, bf16=False,
         canary=canary, look=look,

@@ -18,7 +18,8 @@ from online_uda.adaptation.settings import AlignmentSettings
 from online_uda.adaptation.trigger.base import FAR_FULL_AT as FULL_AT
 from online_uda.adaptation.trigger.base import FAR_STARTS_AT as STARTS_AT
 from online_uda.adaptation.trigger.base import Decision
-from online_uda.networks.alignment import Look, mean_look, moments, to_opponent
+from online_uda.networks.alignment import Look, mean_look, moments, to_frame, to_opponent
+from online_uda.networks.haze import mean_transmission, transmission_by_height
 
 NEAR, FAR = Decision(False, distance=0.2), Decision(True, distance=2.0)
 
@@ -26,7 +27,8 @@ NEAR, FAR = Decision(False, distance=0.2), Decision(True, distance=2.0)
 def look_of(**settings: Any) -> StreamLook:
     slot = AlignmentSettings(**settings)
     images = [SourceSet()[index].image for index in range(8)]
-    return StreamLook(mean_look(images, (slot.rows, slot.columns), torch.device("cpu")), slot)
+    clear = mean_transmission(to_frame(image, torch.device("cpu")) for image in images)
+    return StreamLook(mean_look(images, (slot.rows, slot.columns), torch.device("cpu")), slot, clear)
 
 
 def shown(look: StreamLook, frames: Iterator[Tensor], decision: Decision) -> Tensor:
@@ -76,6 +78,20 @@ def test_own_is_the_share_of_the_streams_own_near_look() -> None:
     torch.testing.assert_close(wanted[0.5], (wanted[0.0] + wanted[1.0]) / 2)
 
 
+def test_haze_is_taken_away_as_far_as_the_stream_is_far() -> None:
+    look, hazy = look_of(haze=0.8), next(stream(1, haze=0.6))
+    shown(look, stream(4, haze=0.0), NEAR)
+    assert look.haze == 0.0
+    moved = shown(look_of(haze=0.0), iter([hazy] * 5), FAR)
+    out = shown(look, iter([hazy] * 5), FAR)
+    assert look.haze == 0.8
+    assert transmission_by_height(out).mean() > transmission_by_height(moved).mean()
+    exported = deployed_alignment({"look": look.state_dict()})
+    assert exported is not None
+    assert exported.haze == 0.8
+    torch.testing.assert_close(exported(hazy), out, atol=0.02, rtol=0)  # the look is an average, exports are not
+
+
 def test_a_change_starts_the_look_afresh() -> None:
     dark, bright = next(stream(1, haze=0.0)) * 0.2, next(stream(1, haze=0.9))
     remembers, starts_afresh = look_of(), look_of()
@@ -89,7 +105,7 @@ def test_a_change_starts_the_look_afresh() -> None:
 
 
 def test_state_goes_through_a_file_and_a_part_of_it_through_another() -> None:
-    look, resumed = look_of(columns=2), look_of(columns=2)
+    look, resumed = look_of(columns=2, haze=0.5), look_of(columns=2, haze=0.5)
     shown(look, chain(stream(4, haze=0.0)), NEAR)
     assert deployed_alignment({"look": look.state_dict()}) is None
     shown(look, stream(3, haze=0.7), FAR)

@@ -240,6 +240,7 @@ ELSEWHERE = {
         f"reservoir__{key}": "test_reservoir.py::test_every_option_counts"
         for key in ("models", "quantile", "slack", "frames", "window", "rate")
     },
+    "fusion__weight": "test_fusion.py::test_a_still_scene_is_a_running_mean",
     "memory__states": "test_memory.py::test_the_bank_is_bounded_and_the_state_unused_longest_goes",
     "memory__window": "test_memory.py::test_the_window_says_which_frames_are_of_the_new_domain",
     "scope__speeds_hz": "test_scope_select.py::test_check_7_default_weights_scale_the_gain",

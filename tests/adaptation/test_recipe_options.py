@@ -75,6 +75,7 @@ CASES: list[tuple[str, Any, set[str], set[str], int, dict[str, Any]]] = [
     ("alignment__strength", 0.9, {"loss.entropy"}, {"prediction", "loss.replay"}, 1, LOOK),
     ("alignment__rows", 2, {"loss.entropy"}, {"loss.replay"}, 1, LOOK),
     ("alignment__columns", 3, {"loss.entropy"}, {"loss.replay"}, 1, LOOK),
+    ("alignment__haze", 0.8, {"loss.entropy"}, {"prediction", "loss.replay"}, 1, LOOK),
     ("alignment__half_life_frames", 0.1, {"last"}, {"prediction"}, 3, LOOK),
     ("norm__statistics", "source", {"statistics", "loss.entropy"}, {"prediction"}, 1, {}),
     ("norm__statistics", "batch", {"prediction", "statistics", "loss.replay"}, {"loss.entropy"}, 1, {}),

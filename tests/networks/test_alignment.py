@@ -21,6 +21,7 @@ from online_uda.export.session import open_session
 from online_uda.networks.alignment import InputAlignment, mean_look, moments, to_opponent
 from online_uda.networks.checkpoint_writer import save_folder
 from online_uda.networks.checkpoints import load_folder
+from online_uda.networks.haze import mean_transmission
 from online_uda.networks.segmenter import build_segformer, segformer_config
 
 CPU = torch.device("cpu")
@@ -45,8 +46,10 @@ def tensor(image: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255.0
 
 
-def fitted(grid: tuple[int, int] = (4, 1), strength: float = 0.5) -> InputAlignment:
-    return InputAlignment(*mean_look([street(seed) for seed in range(6)], grid, CPU), strength)
+def fitted(grid: tuple[int, int] = (4, 1), strength: float = 0.5, haze: float = 0.0) -> InputAlignment:
+    images = [street(seed) for seed in range(6)]
+    clear = mean_transmission(map(tensor, images)) if haze else None
+    return InputAlignment(*mean_look(images, grid, CPU), strength, haze, clear)
 
 
 def hazy(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -120,13 +123,14 @@ def test_frames_of_a_batch_are_aligned_each_by_its_own_moments_also_under_autoca
         torch.testing.assert_close(align(frames), both, atol=0, rtol=0)
 
 
-def test_it_travels_in_a_folder_and_in_a_graph(tmp_path: Path) -> None:
+@pytest.mark.parametrize("haze", [0.0, 0.65])
+def test_it_travels_in_a_folder_and_in_a_graph(tmp_path: Path, haze: float) -> None:
     torch.manual_seed(0)
     config = segformer_config("b0", 5)
     network = build_segformer(config).eval().requires_grad_(False)
     plain = network(tensor(hazy(street(3, (64, 96))))).logits
     names = set(network.state_dict())
-    network.alignment = fitted((4, 2))
+    network.alignment = fitted((4, 2), haze=haze)
     assert set(network.state_dict()) == names
     frame = tensor(hazy(street(3, (64, 96))))
     expected = network(frame).logits
@@ -141,7 +145,10 @@ def test_it_travels_in_a_folder_and_in_a_graph(tmp_path: Path) -> None:
     np.testing.assert_allclose(answer, expected.numpy(), atol=1e-4)
 
     content = json.loads((tmp_path / "net" / "config.json").read_text())
-    for broken in ({}, {**content["alignment"], "mean": [1.0]}, {**content["alignment"], "strength": "half"}, 3):
+    kept = content["alignment"]
+    for broken in (
+        {}, {**kept, "mean": [1.0]}, {**kept, "strength": "half"}, 3, {**kept, "haze": 0.5, "transmission": [0.5]},
+    ):  # fmt: skip
         (tmp_path / "net" / "config.json").write_text(json.dumps({**content, "alignment": broken}))
         with pytest.raises(UserError, match=r"config.json: alignment does not hold"):
             load_folder(tmp_path / "net")

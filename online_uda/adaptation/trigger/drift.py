@@ -81,7 +81,7 @@ class DriftDetector:
         *,
         window: int = 5,
         reference_frames: int = 20,
-        step: float = 1.75,
+        step: float = 2.0,
         leave_evidence: float = 1.5,
         return_evidence: float = 0.5,
         far_quantile: float = 0.975,
