@@ -79,7 +79,7 @@ def test_own_is_the_share_of_the_streams_own_near_look() -> None:
 
 
 def test_haze_is_taken_away_as_far_as_the_stream_is_far() -> None:
-    look, hazy = look_of(haze=0.8), next(stream(1, haze=0.6))
+    look, hazy = look_of(haze=0.8, half_life_frames=0.01), next(stream(1, haze=0.6))
     shown(look, stream(4, haze=0.0), NEAR)
     assert look.haze == 0.0
     moved = shown(look_of(haze=0.0), iter([hazy] * 5), FAR)
@@ -89,7 +89,7 @@ def test_haze_is_taken_away_as_far_as_the_stream_is_far() -> None:
     exported = deployed_alignment({"look": look.state_dict()})
     assert exported is not None
     assert exported.haze == 0.8
-    torch.testing.assert_close(exported(hazy), out, atol=0.02, rtol=0)  # the look is an average, exports are not
+    torch.testing.assert_close(exported(hazy), out)
 
 
 def test_a_change_starts_the_look_afresh() -> None:
