@@ -21,6 +21,8 @@ from online_uda.networks.haze import cleared, transmission_by_height
 
 NEAR_BELOW = 0.75
 """Distance below which a frame counts as the stream's own look near the source."""
+JUMP = 0.2
+"""Change of a cell's mean luma, in [0, 1], that is no drift: the frames before say nothing of the look then."""
 _NEAR_PRIOR, _NEAR_RATE = 3, 0.03
 
 
@@ -43,6 +45,7 @@ class StreamLook:
         self._near_clear = transmission
         self._near_frames = 0
         self._share = 0.0
+        self._looked_at: tuple[Tensor, Look] | None = None
 
     @property
     def strength(self) -> float:
@@ -71,14 +74,16 @@ class StreamLook:
         if self._now is None or self._share == 0.0:
             return frames
         with torch.no_grad():
-            out = moved(to_opponent(frames), self._now, self.wanted, self.strength)
+            seen = self._look_at(frames)
+            look = seen if _jumped(seen, self._now) else self._now
+            out = moved(to_opponent(frames), look, self.wanted, self.strength)
             return out if (normal := self._normal) is None else cleared(out, normal, self.haze)
 
     @torch.no_grad()
     def watch(self, frames: Tensor, decision: Decision) -> None:
         """Takes a frame of the stream, and what the trigger said to it."""
-        seen = moments(to_opponent(frames), self._grid)
-        if decision.detected:
+        seen = self._look_at(frames)
+        if decision.detected or (self._now is not None and _jumped(seen, self._now)):
             self._frames = 0
         self._frames += 1
         self._now = seen if self._now is None else _between(self._now, seen, max(self._rate, 1.0 / self._frames))
@@ -90,6 +95,12 @@ class StreamLook:
             self._near = _between(self._near, seen, rate)
             if self._near_clear is not None:
                 self._near_clear = torch.lerp(self._near_clear, transmission_by_height(frames), rate)
+
+    def _look_at(self, frames: Tensor) -> Look:
+        """Moments of a frame, which is predicted, watched and learned from, once."""
+        if self._looked_at is None or self._looked_at[0] is not frames:
+            self._looked_at = (frames, moments(to_opponent(frames), self._grid))
+        return self._looked_at[1]
 
     def for_a_file(self) -> dict[str, Any] | None:
         """The step as it stands, for a network that leaves the run; None where frames are not moved."""
@@ -115,6 +126,10 @@ class StreamLook:
         clear = state["near_clear"]
         self._near_clear = None if clear is None else clear.to(device)
         self._share = float(state["share"])
+
+
+def _jumped(one: Look, other: Look) -> bool:
+    return bool((one[0][:, 0] - other[0][:, 0]).abs().max() > JUMP)
 
 
 def _between(one: Look, other: Look, share: float) -> Look:

@@ -93,7 +93,7 @@ def test_haze_is_taken_away_as_far_as_the_stream_is_far() -> None:
 
 
 def test_a_change_starts_the_look_afresh() -> None:
-    dark, bright = next(stream(1, haze=0.0)) * 0.2, next(stream(1, haze=0.9))
+    dark, bright = next(stream(1, haze=0.8)) * 0.9, next(stream(1, haze=0.9))
     remembers, starts_afresh = look_of(), look_of()
     for look, detected in ((remembers, False), (starts_afresh, True)):
         shown(look, iter([dark] * 30), FAR)
@@ -102,6 +102,21 @@ def test_a_change_starts_the_look_afresh() -> None:
     fresh.watch(bright, FAR)
     assert torch.equal(starts_afresh(bright), fresh(bright))
     assert not torch.allclose(remembers(bright), fresh(bright), atol=0.01)
+
+
+def test_a_sudden_cut_to_another_light_is_moved_by_its_own_look_at_once() -> None:
+    """From fog into the night in one frame: the haze of the frames before must not be taken out of the dark."""
+    foggy, night = next(stream(1, haze=0.9)), next(stream(1, haze=0.0)) * 0.15
+    look, fresh = look_of(), look_of()
+    shown(look, iter([foggy] * 10), FAR)
+    fresh.watch(night, FAR)
+    assert torch.equal(look(night), fresh(night))
+    look.watch(night, FAR)  # nothing was detected, and yet the fog is forgotten
+    assert torch.equal(look(night), fresh(night))
+    close = (foggy - 0.05).clamp(0, 1)
+    shown(look, iter([foggy] * 10), FAR)
+    fresh.watch(close, Decision(True, distance=2.0, detected=True))
+    assert not torch.equal(look(close), fresh(close))  # a drift is followed, not jumped to
 
 
 def test_state_goes_through_a_file_and_a_part_of_it_through_another() -> None:
