@@ -115,8 +115,8 @@ def test_recalled_weights_predict_only_after_the_guards_have_seen_them() -> None
         calls.append("review")
         return review(*args, **kwargs)
 
-    def settling() -> bool:
-        recalled = settle()
+    def settling(*args: Any) -> bool:
+        recalled = settle(*args)
         calls.extend(["recall"] if recalled else [])
         return recalled
 

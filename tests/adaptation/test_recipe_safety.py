@@ -89,7 +89,7 @@ def test_a_loss_that_is_not_finite_takes_no_step(mode: str, monkeypatch: pytest.
     before = copy_of(recipe.student)
     moments = copy.deepcopy(recipe.state_dict()["optimizer"])
     real = cross_entropy
-    monkeypatch.setattr("online_uda.adaptation.step.cross_entropy", lambda *args: real(*args) * float("nan"))
+    monkeypatch.setattr("online_uda.adaptation.mixing.cross_entropy", lambda *args: real(*args) * float("nan"))
     report = play(recipe, iter(frames[1:2]))[0]
     assert not report.updated
     assert report.losses["mixed"] != report.losses["mixed"]

@@ -135,7 +135,7 @@ def test_town_in_two_processes(tmp_path: Path) -> None:
     [
         (["--data", "no/such/folder"], "no/such/folder: no such folder"),
         (["--data", "town", "--classes", "camvid11"], "--classes camvid11: the town is labelled with cityscapes19"),
-        (["--data", "town", "--classes", "camvid"], "unknown class set 'camvid' (did you mean 'camvid11'?)"),
+        (["--data", "town", "--classes", "camvid_11"], "unknown class set 'camvid_11' (did you mean 'camvid11'?)"),
         (["--data", "town", "--network", "segformer_b9"], "choose one of segformer_b0"),
         (["--data", "town", "--network", "examples.unet:make@x"], "train it further with --start examples.unet:make@x"),
         (["--data", "town", "--network", "examples.unet:make", "--drop-path", "0.1"], "has no stochastic depth"),

@@ -184,7 +184,7 @@ def test_the_target_stream_is_refused(kit: TuneKit, capsys: pytest.CaptureFixtur
         ({"size": "8x8"}, "--size 8x8: height and width must be 32 to 4096"),
         ({"source": "nowhere"}, "no such folder"),
         ({"network": "nowhere"}, "nowhere"),
-        ({"classes": "camvid12"}, "camvid11"),
+        ({"classes": "camvid_11"}, "camvid11"),
         ({"device": "cuda:7"}, "--device cuda:7"),
     ],
 )
