@@ -17,9 +17,6 @@ from online_uda.adaptation.settings import GuardSettings
 from online_uda.networks.segmenter import Segmentation
 
 Fault = tuple[Cause, str]
-_IN_DOUBT = 0.5
-"""Share of the margin that is left after a failure."""
-
 
 class Guard:
     """Watches frames, predictions and candidates of a method; acts only when one of them is bad.
@@ -27,7 +24,7 @@ class Guard:
     Every candidate must be finite. Every ``settings.every``-th is scored on the canary, and what passes is kept to go
     back to. A candidate that fails is replaced by the kept weights, or by the source network's if those fail too. After
     a failure the guard is in doubt until ``settings.every`` candidates have been as good as the source network: each is
-    scored, half as much may be lost, and `rate` scales the steps.
+    scored, and `rate` scales the steps.
 
     Args:
         settings: The guards slot.
@@ -150,8 +147,7 @@ class Guard:
 
     def _fault_of_candidate(self, judgement: Judgement) -> Fault | None:
         # Written so that a score that is not a number fails.
-        margin = self._settings.margin * (_IN_DOUBT if self._in_doubt else 1.0)
-        if not judgement.miou >= judgement.miou_source - margin:
+        if not judgement.miou >= judgement.miou_source - self._settings.margin:
             return (
                 "canary",
                 f"mIoU {judgement.miou:.1f} on the canary, {judgement.miou_source:.1f} of the source network",
