@@ -18,6 +18,7 @@ from online_uda.networks.segmenter import Segmentation
 
 Fault = tuple[Cause, str]
 
+
 class Guard:
     """Watches frames, predictions and candidates of a method; acts only when one of them is bad.
 
