@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import harmonic_mean, mean
@@ -15,15 +13,14 @@ from typing import Any
 
 import yaml
 
+from benchmarks._player import cpu_time
 from benchmarks._remembered import RememberedSource, RememberedStream
 from online_uda.adaptation.cost import cost_of
 from online_uda.config import RunConfig
-from online_uda.evaluation.latency import Lap
 from online_uda.inputs import RunInputs, open_inputs
 from online_uda.reports.run_folder import write_atomically
 from online_uda.resolve import resolve
 from online_uda.run import start
-from online_uda.runtime.clock import RealClock
 from streams.schedule import find_schedule
 from streams.yaml_config import load_yaml
 
@@ -103,7 +100,7 @@ def play_cell(cell: Cell, folder: Path) -> dict[str, Any]:
 
 def _play(cell: Cell, root: Path) -> dict[str, Any]:
     _forget_peak()
-    with _cpu_time():
+    with cpu_time(True):
         offline = _run(cell, root / "offline")
         timed = {}
         if cell.on_time:
@@ -202,24 +199,6 @@ def _remembered(cell: Cell, inputs: RunInputs) -> RunInputs:
         name = json.dumps([run.source, run.seed, inputs.size, len(source)])
         source = _sources.setdefault(name, RememberedSource(source))
     return replace(inputs, stream=stream, source=source)
-
-
-@contextmanager
-def _cpu_time() -> Iterator[None]:
-    """Stages are timed by the CPU time of their thread, which others on the machine hardly change."""
-
-    @contextmanager
-    def measure(_: RealClock, stage: str) -> Iterator[Lap]:
-        lap, begun = Lap(), time.thread_time()
-        yield lap
-        lap.latency_ms = 1000.0 * (time.thread_time() - begun)
-
-    by_wall = RealClock.measure
-    RealClock.measure = measure  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        RealClock.measure = by_wall  # type: ignore[method-assign]
 
 
 def _forget_peak() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-OK, USER_ERROR, INTERRUPTED = 0, 2, 130
+from online_uda.errors import INTERRUPTED, OK, USER_ERROR, USER_ERRORS, UserError, tell
 
 _EPILOG = """\
 overrides:
@@ -146,8 +146,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.error("; ".join(_unknown_option(word, flags) for word in strange))
     # Flags and overrides may be mixed in any order; argparse takes positionals from one place only.
     overrides = [word for word in words if word in {*arguments.overrides, *rest}]
-    from online_uda.errors import USER_ERRORS
-
     try:
         if arguments.list:
             _print_list(arguments.list)
@@ -158,9 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         scope = _scope_overrides(arguments.scope, arguments.freeze)
         return _run(options, [*scope, *overrides], arguments.resume, words, show_scope=bool(scope))
     except USER_ERRORS as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return USER_ERROR
+        return tell(error)
     except KeyboardInterrupt:
         print("stopped at once; --resume continues from the last snapshot", file=sys.stderr)
         return INTERRUPTED
@@ -210,7 +206,6 @@ def _print_list(what: str) -> None:
 def _run(
     options: dict[str, Any], overrides: list[str], resumed: str | None, words: list[str], *, show_scope: bool
 ) -> int:
-    from online_uda.errors import UserError
     from online_uda.fleet import is_list, play_list
     from online_uda.inputs import open_inputs
     from online_uda.reports.run_folder import RunFolder, default_folder

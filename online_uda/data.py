@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from online_uda.errors import USER_ERRORS, UserError
+from online_uda.errors import INTERRUPTED, OK, USER_ERRORS, UserError, tell
 from streams.classes import CITYSCAPES_19, find_classes
 from streams.datasets import DatasetSettings, DatasetSource, looks_like_spec, parse_spec, recognise
 from streams.datasets.folder import PlainFolder
@@ -18,8 +17,6 @@ from streams.datasets.inspection import PartReport, inspect_part
 from streams.datasets.registry import DATASETS
 from streams.frame import ClassSet
 from streams.sources.images import FrameFault
-
-OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 
 _OWN_SCHEDULE = {
     "cityscapes": "cs2rain", "weather_cityscapes": "cs2rain", "acdc": "acdc", "shift": "shift",
@@ -52,9 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _check(arguments.path, find_classes(arguments.classes))
     except USER_ERRORS as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return USER_ERROR
+        return tell(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     return OK

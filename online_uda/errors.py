@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 from streams.errors import StreamError
+
+OK, USER_ERROR, INTERRUPTED = 0, 2, 130
+"""Exit statuses of every command."""
 
 
 class UserError(ValueError):
@@ -10,3 +15,10 @@ class UserError(ValueError):
 
 
 USER_ERRORS = (UserError, StreamError)
+
+
+def tell(error: Exception) -> int:
+    """Prints a user's mistake to stderr, every line of it by itself, and returns the exit status for it."""
+    for line in str(error).splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    return USER_ERROR

@@ -7,9 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from online_uda.errors import USER_ERRORS, UserError
-
-OK, USER_ERROR = 0, 2
+from online_uda.errors import OK, USER_ERRORS, UserError, tell
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,8 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(_compare(words[1:]) if words[:1] == ["compare"] else _report(words))
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return tell(error)
     return OK
 
 

@@ -11,10 +11,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from online_uda.errors import OK, USER_ERRORS, UserError, tell
+
 if TYPE_CHECKING:
     from online_uda.networks.checkpoints import LoadedNetwork
 
-OK, USER_ERROR = 0, 2
 _EPILOG = """\
 formats:
   own        config.json, model.safetensors (with the light head if it is trained), README.md: --network DIR loads it,
@@ -61,15 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument("--classes", metavar="SET|FILE", help="classes of a network whose weights do not name them")
     flags.add_argument("--half", action="store_true", help="store float16, half the size, rounded")
     arguments = flags.parse_args(words)
-    from online_uda.errors import USER_ERRORS
-
     try:
         command = "python -m online_uda.save " + " ".join(words)
         print(save(**vars(arguments), command=command))
     except USER_ERRORS as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return USER_ERROR
+        return tell(error)
     return OK
 
 
@@ -94,7 +91,6 @@ def save(
     """
     import torch
 
-    from online_uda.errors import UserError
     from online_uda.networks.checkpoint_writer import save_folder, save_hf_folder
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -122,7 +118,6 @@ def save(
 
 
 def _of_network(what: str, class_set: str | None) -> _Found:
-    from online_uda.errors import UserError
     from online_uda.networks.zoo import load_alone
     from streams.classes import CITYSCAPES_19, find_classes
 
@@ -142,7 +137,6 @@ def _of_network(what: str, class_set: str | None) -> _Found:
 
 def _of_run(folder: Path, form: str) -> _Found:
     from online_uda.adaptation.deployed import deployed_alignment, deployed_weights
-    from online_uda.errors import UserError
     from online_uda.networks.spec import NetworkOptions
     from online_uda.networks.zoo import load_network
     from online_uda.reports.run_folder import RunFolder
@@ -184,7 +178,6 @@ def _save_adapters(found: _Found, out: Path) -> None:
     import torch
 
     from online_uda.adaptation.deployed import adapter_config
-    from online_uda.errors import UserError
     from online_uda.networks.adapter_file import save_adapters
     from online_uda.networks.adapters import insert_adapters
     from online_uda.networks.spec import NetworkOptions

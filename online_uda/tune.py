@@ -10,10 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from online_uda.errors import INTERRUPTED, OK, USER_ERROR, USER_ERRORS, UserError, tell
+
 if TYPE_CHECKING:
     from online_uda.tuning.session import Study
 
-OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 DEFAULT_METHODS = ("default", "dressed", "tent", "eta", "sar", "roid", "cotta_lite", "norm_ema")
 _TARGET_FLAGS = ("--schedule", "--stream", "--target")
 _EPILOG = """\
@@ -99,14 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"(--source DIR, or the built-in town)"
         )
     arguments = flags.parse_args(words)
-    from online_uda.errors import USER_ERRORS
-
     try:
         return _tune(arguments, words)
     except USER_ERRORS as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return USER_ERROR
+        return tell(error)
     except KeyboardInterrupt:
         print("stopped before there was anything to write", file=sys.stderr)
         return INTERRUPTED
@@ -134,7 +131,6 @@ def _tune(arguments: argparse.Namespace, words: list[str]) -> int:
 
 def _study(arguments: argparse.Namespace) -> Study:
     from online_uda.config import parse_size
-    from online_uda.errors import UserError
     from online_uda.networks.catalogue import DEFAULT_NETWORK
     from online_uda.tuning.session import Study, check_methods, check_source
     from streams.schedule import MAX_SIDE, MIN_SIDE
@@ -158,8 +154,6 @@ def _study(arguments: argparse.Namespace) -> Study:
 
 
 def _refuse_changes(arguments: argparse.Namespace) -> None:
-    from online_uda.errors import UserError
-
     fixed = ("network", "source", "classes", "methods", "size", "frames", "seed", "harm", "out")
     given = [f"--{name}" for name in fixed if getattr(arguments, name) is not None]
     if given:

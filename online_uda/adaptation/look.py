@@ -71,11 +71,12 @@ class StreamLook:
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Moves ``frames`` (B, 3, H, W) float32 RGB in [0, 1] by the look of the stream up to now; the same shape."""
-        if self._now is None or self._share == 0.0:
+        now = self._now
+        if now is None or self._share == 0.0:
             return frames
         with torch.no_grad():
             seen = self._look_at(frames)
-            look = seen if _jumped(seen, self._now) else self._now
+            look = seen if _jumped(seen, now) else now
             out = moved(to_opponent(frames), look, self.wanted, self.strength)
             return out if (normal := self._normal) is None else cleared(out, normal, self.haze)
 
@@ -98,9 +99,10 @@ class StreamLook:
 
     def _look_at(self, frames: Tensor) -> Look:
         """Moments of a frame, which is predicted, watched and learned from, once."""
-        if self._looked_at is None or self._looked_at[0] is not frames:
-            self._looked_at = (frames, moments(to_opponent(frames), self._grid))
-        return self._looked_at[1]
+        known = self._looked_at  # read once: a worker learns from a frame while the next is predicted
+        if known is None or known[0] is not frames:
+            self._looked_at = known = (frames, moments(to_opponent(frames), self._grid))
+        return known[1]
 
     def for_a_file(self) -> dict[str, Any] | None:
         """The step as it stands, for a network that leaves the run; None where frames are not moved."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from online_uda.errors import USER_ERRORS, UserError
+from online_uda.errors import OK, USER_ERRORS, UserError, tell
 
 MOVABLE = ("none", "norm", "head", "all")
 _EXAMPLE = """\
@@ -51,10 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(export_file(flags.what, out, size, flags.movable, flags.init, flags.classes))
     except USER_ERRORS as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return 2
-    return 0
+        return tell(error)
+    return OK
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from online_uda.errors import USER_ERRORS, UserError
+from online_uda.errors import INTERRUPTED, OK, USER_ERRORS, UserError, tell
 
 _EXAMPLE = """example:
   python -m online_uda.training --data town --out runs/town_b0 --iterations 4000
@@ -90,9 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"--learning-rate {flags.learning_rate} is not between 0 and 1")
         run_session(flags, "python -m online_uda.training " + " ".join(words))
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return tell(error)
     except KeyboardInterrupt:
         print("stopped; --resume continues from the last saved state", file=sys.stderr)
-        return 130
-    return 0
+        return INTERRUPTED
+    return OK

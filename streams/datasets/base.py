@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ class Listing:
             )
 
 
-class DatasetSettings(ConfigModel):
+class DatasetSettings(ConfigModel, ABC):
     """Base of the readers: what a user writes in a schedule, and how it becomes a `Listing`.
 
     Attributes:
@@ -115,17 +116,19 @@ class DatasetSettings(ConfigModel):
     def _resolve_root(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         return absolute_path(path, info)
 
+    @abstractmethod
     def scan(self) -> Listing:
         """Lists the chosen part.
 
         Raises:
             StreamError: The folder is missing, of another layout, or the part is not in it.
         """
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def parts(self) -> tuple[Self, ...]:
         """The settings of every part of `root` that is there: splits, conditions, severities."""
-        raise NotImplementedError
+        ...
 
     def for_training(self) -> tuple[Self, Self | None]:
         """The parts that a source network is trained and validated on; None: hold out a part of the first."""
