@@ -3,7 +3,8 @@
 How a frame is moved: `online_uda.networks.alignment`, and `online_uda.networks.haze` after it. Where to is half the
 look of the source images and half the look that this very stream had while it was near the source, since another street
 is no weather. How far depends on how far the detector finds the stream from the source: not at all while it is near, so
-that clear weather costs nothing.
+that clear weather costs nothing. Haze is taken out as far as the stream has gone the way of haze: at dusk and by night
+there is none, and what would be taken for it is contrast of the sky.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class StreamLook:
         self._near_clear = transmission
         self._near_frames = 0
         self._share = 0.0
+        self._hazy: float | None = None
         self._looked_at: tuple[Tensor, Look] | None = None
 
     @property
@@ -55,7 +57,7 @@ class StreamLook:
     @property
     def haze(self) -> float:
         """Share of the haze beyond the normal that is taken away at present."""
-        return self._settings.haze * self._share
+        return self._settings.haze * min(self._share, share_of_far(self._hazy))
 
     @property
     def wanted(self) -> Look:
@@ -78,7 +80,8 @@ class StreamLook:
             seen = self._look_at(frames)
             look = seen if _jumped(seen, now) else now
             out = moved(to_opponent(frames), look, self.wanted, self.strength)
-            return out if (normal := self._normal) is None else cleared(out, normal, self.haze)
+            normal, haze = self._normal, self.haze
+            return out if normal is None or haze == 0.0 else cleared(out, normal, haze)
 
     @torch.no_grad()
     def watch(self, frames: Tensor, decision: Decision) -> None:
@@ -87,9 +90,14 @@ class StreamLook:
         if decision.detected or (self._now is not None and _jumped(seen, self._now)):
             self._frames = 0
         self._frames += 1
-        self._now = seen if self._now is None else _between(self._now, seen, max(self._rate, 1.0 / self._frames))
+        rate = max(self._rate, 1.0 / self._frames)
+        self._now = seen if self._now is None else _between(self._now, seen, rate)
         distance = decision.distance
         self._share = share_of_far(distance)
+        if decision.haze is None:
+            self._hazy = None
+        else:
+            self._hazy = decision.haze if self._hazy is None else self._hazy + rate * (decision.haze - self._hazy)
         if distance is not None and distance < NEAR_BELOW:
             self._near_frames += 1
             rate = max(_NEAR_RATE, 1.0 / (self._near_frames + _NEAR_PRIOR))
@@ -114,7 +122,7 @@ class StreamLook:
         """The stream's looks; the source's follows from the source images."""
         return {
             "now": None if self._now is None else list(self._now), "frames": self._frames, "near": list(self._near),
-            "near_frames": self._near_frames, "near_clear": self._near_clear, "share": self._share,
+            "near_frames": self._near_frames, "near_clear": self._near_clear, "share": self._share, "hazy": self._hazy,
             "file": self.for_a_file(),
         }  # fmt: skip
 
@@ -128,6 +136,7 @@ class StreamLook:
         clear = state["near_clear"]
         self._near_clear = None if clear is None else clear.to(device)
         self._share = float(state["share"])
+        self._hazy = None if state["hazy"] is None else float(state["hazy"])
 
 
 def _jumped(one: Look, other: Look) -> bool:

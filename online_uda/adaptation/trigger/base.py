@@ -25,6 +25,7 @@ class Decision:
         nearer: Whether the detected change leads back towards the source.
         distance: How far the stream is from the source, 1 being the limit of its domain; None if nothing tells.
         far: Whether something measures it and finds the stream far.
+        haze: How far it is along the way that haze takes the source, in the same unit; None if nothing tells.
         signature: ``(K,)`` where the stream is, seen from the source at the origin, in the same unit; None likewise.
     """
 
@@ -37,6 +38,7 @@ class Decision:
     nearer: bool = False
     distance: float | None = None
     far: bool = False
+    haze: float | None = None
     signature: Tensor | None = field(default=None, compare=False)
 
 

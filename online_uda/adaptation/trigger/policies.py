@@ -12,7 +12,7 @@ from torch import Tensor
 from online_uda.adaptation.trigger.base import Decision
 from online_uda.adaptation.trigger.drift import DriftDetector, stage_statistics
 from online_uda.adaptation.trigger.hamlet import BudgetRule, TrainingBudget, WindowDetector
-from online_uda.adaptation.trigger.source_statistics import shrunk
+from online_uda.adaptation.trigger.source_statistics import HAZE_AXIS, shrunk
 from online_uda.networks.heads import upsample
 from online_uda.networks.segmenter import Segmentation, Segmenter
 
@@ -87,6 +87,7 @@ class DriftPolicy:
         report = self._detector.update(statistics)
         self._waited = 0 if report.detected or not report.far else (self._waited + 1) % self._every
         learn = report.far and self._waited == 0
+        signature = self._detector.signature(statistics)
         return Decision(
             learn,
             relax=not report.far,
@@ -95,7 +96,8 @@ class DriftPolicy:
             nearer=report.nearer,
             distance=report.distance,
             far=report.far,
-            signature=self._detector.signature(statistics),
+            haze=None if signature is None else float(signature[HAZE_AXIS]),
+            signature=signature,
         )
 
     def state_dict(self) -> dict[str, Any]:

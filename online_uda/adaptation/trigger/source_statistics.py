@@ -135,6 +135,8 @@ CORRUPTIONS: dict[str, Corruption] = {
     "streaks": _streaks,
 }
 """Generic changes of imaging, mild enough to stay on the local linear part of the statistics."""
+HAZE_AXIS = list(CORRUPTIONS).index("haze")
+"""Which element of a signature is haze."""
 
 
 @dataclass(frozen=True, slots=True)
