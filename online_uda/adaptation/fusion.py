@@ -3,11 +3,13 @@
 Streaks of rain, noise and glare differ from frame to frame, the street behind them does not. So the answer is a
 recursive filter along the motion of the picture,
 
-    z'_t = (1 - k) z_t + k W(z'_{t-1}),    k = w exp(-(d / 8)^2),
+    z'_t = (1 - k) z_t + k W(z'_{t-1}),    k = w s exp(-(d / 8)^2),
 
 with logits z, the warp W by dense inverse search flow (Kroeger et al., ECCV 2016), the setting w, and d the difference
-in grey levels between the smoothed frame and the warped last one: where the flow is wrong, something was hidden, or the
-next frame is of another place, the past has no say. While the stream is near the source neither has it.
+in grey levels between the smoothed frame and the warped last one: where the flow is wrong or something was hidden, the
+past has no say. Nor has it where the warp explains too little of the frame as a whole, as with frames a second apart,
+which in the dark differ by few grey levels: s rises from 0 to 1 as the share of the smoothed frame's variance that the
+warped one accounts for goes from 0.75 to 0.85. While the stream is near the source the past has no say either.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ SMALLEST_SIDE = 24
 """Frames with a shorter side are answered alone; the search has no patches to go by."""
 DIFFERENCE = 8.0
 """Grey levels of 255 at which the past's say has fallen to 1 / e."""
+EXPLAINED = (0.75, 0.85)
+"""Shares of a frame's variance that the warped last frame must account for: to have a say, and to have its full say."""
 _SMOOTHING = 2.0
 
 Grey = NDArray[np.uint8]
@@ -80,9 +84,13 @@ class TemporalFusion:
         x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
         x, y = x + flow[..., 0], y + flow[..., 1]
         warped = np.asarray(cv2.remap(past, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
-        difference = np.subtract(_smooth(grey), _smooth(warped)) / DIFFERENCE
+        now = _smooth(grey)
+        difference = now - _smooth(warped)
+        weight = self.weight * _say(now, difference)
+        if weight == 0.0:
+            return answer.logits
         inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-        trust = (self.weight * np.exp(-difference * difference) * inside).astype(np.float32)
+        trust = (weight * np.exp(-np.square(difference / DIFFERENCE)) * inside).astype(np.float32)
 
         cells = (int(before.shape[-2]), int(before.shape[-1]))
         # In units of the logits' own grid, which lies over the padded frame.
@@ -103,6 +111,15 @@ class TemporalFusion:
         """Restores `state_dict`."""
         self._share = float(state["share"])
         self._last = None if state["last"] is None else (state["last"][0].cpu(), state["last"][1])
+
+
+def _say(now: Plane, difference: Plane) -> float:
+    """How much of its weight the past has in a frame, by how well the flow explains the frame."""
+    variance = float(now.var())
+    if variance == 0.0:
+        return 1.0
+    explained = 1.0 - float(np.square(difference).mean()) / variance
+    return min(max((explained - EXPLAINED[0]) / (EXPLAINED[1] - EXPLAINED[0]), 0.0), 1.0)
 
 
 def _grey(frames: Tensor) -> Tensor:
