@@ -77,6 +77,17 @@ def test_another_picture_has_no_past() -> None:
     torch.testing.assert_close(out.logits, noise(1), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("jitter", "fused"), [(0.0, 1.0), (0.12, 0.0)])
+def test_the_past_has_no_say_in_a_frame_that_the_flow_does_not_explain(jitter: float, fused: float) -> None:
+    """In the dark two frames differ by few grey levels, whatever they show."""
+    fusion, dark = far_fusion(), scene(5) * 0.08
+    other = (dark + jitter * (scene(6) - 0.5)).clamp(0, 1)
+    fusion(dark, answer_of(noise(0)))
+    out = fusion(other, answer_of(noise(1))).logits
+    expected = torch.lerp(noise(1), noise(0), 0.4 * fused)
+    torch.testing.assert_close(out, expected, atol=1e-3, rtol=0)
+
+
 def test_near_the_source_and_on_tiny_frames_answers_stay_as_they_are() -> None:
     fusion = far_fusion()
     fusion(scene(0), answer_of(noise(0)))

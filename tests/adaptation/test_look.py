@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -92,6 +93,29 @@ def test_haze_is_taken_away_as_far_as_the_stream_is_far() -> None:
     torch.testing.assert_close(exported(hazy), out)
 
 
+def test_haze_is_taken_away_as_far_as_the_stream_has_gone_the_way_of_haze() -> None:
+    look, frame = look_of(haze=0.8, half_life_frames=3.0), next(stream(1, haze=0.6))
+    shares = []
+    for haze in (0.1, 0.1, 2.0, 2.0, 2.0, 2.0):
+        look.watch(frame, Decision(True, distance=2.0, haze=haze))
+        shares.append(look.haze)
+    assert shares[:2] == [0.0, 0.0], "far by night: no haze there"
+    assert 0.0 < shares[2] <= shares[3] <= shares[5] == 0.8, "smoothed over frames"
+    look.watch(frame, Decision(True, distance=2.0, haze=0.1, detected=True))
+    assert look.haze == 0.0
+    look.watch(frame, Decision(False, distance=0.1, haze=2.0))
+    assert look.haze == 0.0, "near the source nothing is taken"
+
+
+def test_without_haze_a_frame_is_moved_alone() -> None:
+    plain, taking, night = look_of(haze=0.0), look_of(haze=0.8), next(stream(1, haze=0.0)) * 0.3
+    for look in (plain, taking):
+        look.watch(night, Decision(True, distance=2.0, haze=0.0))
+    assert torch.equal(plain(night), taking(night))
+    taking.watch(night, Decision(True, distance=2.0, haze=2.0, detected=True))
+    assert not torch.equal(plain(night), taking(night))
+
+
 def test_a_change_starts_the_look_afresh() -> None:
     dark, bright = next(stream(1, haze=0.8)) * 0.9, next(stream(1, haze=0.9))
     remembers, starts_afresh = look_of(), look_of()
@@ -123,7 +147,7 @@ def test_state_goes_through_a_file_and_a_part_of_it_through_another() -> None:
     look, resumed = look_of(columns=2, haze=0.5), look_of(columns=2, haze=0.5)
     shown(look, chain(stream(4, haze=0.0)), NEAR)
     assert deployed_alignment({"look": look.state_dict()}) is None
-    shown(look, stream(3, haze=0.7), FAR)
+    shown(look, stream(3, haze=0.7), replace(FAR, haze=0.7))
     file = io.BytesIO()
     torch.save(look.state_dict(), file)
     file.seek(0)
@@ -131,7 +155,8 @@ def test_state_goes_through_a_file_and_a_part_of_it_through_another() -> None:
     resumed.load_state_dict(state)
     frame = next(stream(1, haze=0.8))
     for one in (look, resumed):
-        one.watch(frame, FAR)
+        one.watch(frame, replace(FAR, haze=0.5))
+    assert 0.0 < look.haze < 0.5
     assert torch.equal(look(frame), resumed(frame))
     exported = deployed_alignment({"look": look.state_dict()})
     assert exported is not None

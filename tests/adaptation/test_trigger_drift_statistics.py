@@ -9,6 +9,7 @@ from torch import Tensor
 
 from online_uda.adaptation.replay.buffer import ReplayBuffer
 from online_uda.adaptation.trigger.drift import calibrate_from_buffer
+from online_uda.adaptation.trigger.policies import DriftPolicy
 from online_uda.adaptation.trigger.source_statistics import (
     CORRUPTIONS,
     band_moments,
@@ -110,6 +111,24 @@ def test_sample_follows_the_order_of_the_source_not_of_the_buffer() -> None:
     assert first.corrupted.shape == (len(CORRUPTIONS), 4, first.vectors.shape[1])
     image = torch.from_numpy(source[3].image).permute(2, 0, 1)[None] / 255.0
     assert torch.allclose(first.vectors[3], stage_statistics(network, image), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_decision_says_how_far_the_stream_has_gone_the_way_of_haze(kind: str) -> None:
+    network = built(kind)
+    watcher = calibrate_from_buffer(network, ReplayBuffer(SourceSet(16), range(16)))
+    policy = DriftPolicy(network, watcher, scale=0.5)
+
+    def haze(frame: Tensor) -> float:
+        decision = policy.decide(frame, network(frame))
+        assert decision.haze is not None
+        assert decision.signature is not None
+        return decision.haze
+
+    clear, light, heavy = (next(stream(1, haze=share)) for share in (0.0, 0.2, 0.4))
+    assert haze(clear) < haze(light) < haze(heavy)
+    assert haze(clear) < 0.5 < 1.0 < haze(heavy)
+    assert policy.decide(torch.full_like(clear, float("nan")), network(clear)).haze is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
