@@ -75,3 +75,18 @@ def cpu_time(wanted: bool) -> Iterator[None]:
         yield
     finally:
         RealClock.measure = by_wall  # type: ignore[method-assign]
+
+
+@contextmanager
+def without_waiting() -> Iterator[None]:
+    """Lets the real clock jump over the time until the next frame, where nobody works in it any more."""
+
+    def jump(clock: RealClock, moment_s: float) -> None:
+        clock._held_s -= max(0.0, moment_s - clock.now_s())
+
+    waiting = RealClock.wait_until
+    RealClock.wait_until = jump  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        RealClock.wait_until = waiting  # type: ignore[method-assign]

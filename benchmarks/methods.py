@@ -8,7 +8,8 @@
 Every cell is kept when it is done and not played again, so an interrupted benchmark goes on where it stopped; with
 --jobs cells are played in processes of one thread each. Milliseconds are CPU time of the thread that predicts and
 learns. On time (specs/protocols.md 2.2): the camera does not wait, time is played on a simulated clock from costs that
-were recorded before, and learning is fitted between frames. Writes docs/benchmarks/NAME.json, NAME.md and NAME.png.
+were recorded before, and learning is fitted between frames. --tensorboard DIR writes a row of the HPARAMS page for
+every cell: tensorboard --logdir DIR. Writes docs/benchmarks/NAME.json, NAME.md and NAME.png.
 """
 
 from __future__ import annotations
@@ -33,12 +34,16 @@ from benchmarks._method_cells import RATES, Cell, play_cell  # noqa: E402
 from benchmarks._method_table import markdown, plot  # noqa: E402
 from online_uda.config import named_methods  # noqa: E402
 from online_uda.reports.environment import describe_environment  # noqa: E402
+from online_uda.reports.hparams import settings_of, write_session  # noqa: E402
+from online_uda.resolve import resolve  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 SPREAD = (
     "hmean", "hmean_frozen", "mean", "mean_frozen", "worst", "worst_frozen", "return_gap", "slope", "harmed_frames",
     "predict_ms", "adapt_ms", "frame_ms", "peak_memory_mb",
 )  # fmt: skip
+
+SESSION = ("hmean", "worst", "worst_visit_gain", "adapt_ms", "frame_ms", "peak_memory_mb")
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -57,6 +62,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     flags.add_argument("--show", action="store_true", help="play nothing: tables of the cells that are there")
     flags.add_argument("--jobs", type=int, default=1, help="processes")
     flags.add_argument("--cells", type=Path, default=ROOT / "runs" / "method_cells", help="where cells are kept")
+    flags.add_argument("--tensorboard", type=Path, metavar="DIR", help="a row of its HPARAMS page for every cell")
     flags.add_argument("--name", default="methods")
     flags.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
     return flags.parse_args(words)
@@ -128,6 +134,19 @@ def rows_of(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def write_sessions(cells: list[Cell], cell_folder: Path, folder: Path) -> None:
+    """A session of TensorBoard's HPARAMS page for every cell that has been played, in `folder`."""
+    for cell in cells:
+        path = cell.path(cell_folder)
+        if not path.is_file():
+            continue
+        result = json.loads(path.read_text(encoding="utf-8"))
+        plan = resolve(cell.config(), cell.overrides).as_dict()
+        settings = {**settings_of(plan, Path(cell.method).stem), "network": cell.title, "rounds": cell.rounds}
+        metrics = {key: result[key] for key in SESSION if result[key] is not None}
+        write_session(folder / path.stem, settings, {**metrics, "gain": result["hmean"] - result["hmean_frozen"]})
+
+
 def median(values: list[float | None]) -> float | None:
     """Median of the values that exist; None without any."""
     known = [value for value in values if value is not None]
@@ -139,6 +158,8 @@ def main() -> int:
     options = arguments()
     cells = cells_of(options)
     results, failed = read_all(cells, options.cells) if options.show else play_all(cells, options.cells, options.jobs)
+    if options.tensorboard is not None:
+        write_sessions(cells, options.cells, options.tensorboard)
     rows = rows_of(results)
     command = shlex.join(["python", "-m", "benchmarks.methods", *sys.argv[1:]])
     environment = describe_environment(sys.argv)

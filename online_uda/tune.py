@@ -22,7 +22,8 @@ Streams are rendered from labelled source frames (the built-in town's validation
 fog and nightfall. The search sees some weathers and orders, the final validation others; the target stream is never
 seen, and there is no option to show it.
 
-written to --out: recipe.yaml (run_stream.py --method takes it), tune.md, tune.json, sensitivity.png, sensitivity.json
+written to --out: recipe.yaml (run_stream.py --method takes it), tune.md, tune.json, sensitivity.png, sensitivity.json,
+and tensorboard/ (a row of TensorBoard's HPARAMS page for every candidate)
 
 examples:
   python -m online_uda.tune --minutes 30 --size 128x256 --out tuned

@@ -12,7 +12,8 @@ import pytest
 from benchmarks import _method_cells
 from benchmarks._method_cells import Cell, play_cell, round_slope
 from benchmarks._method_table import markdown, plot
-from benchmarks.methods import arguments, cells_of, read_all, rows_of
+from benchmarks.methods import arguments, cells_of, read_all, rows_of, write_sessions
+from tests.hparams_kit import session_of
 from tests.run_kit import FRAMES, Kit, write_kit
 
 
@@ -65,6 +66,12 @@ def test_rows_are_medians_over_seeds_and_the_worst_of_any(cell: Cell, tmp_path: 
     cells = [replace(cell, seed=seed, frames=2, on_time=(5.0,)) for seed in (0, 1)]
     assert read_all(cells, tmp_path)[1] == [f"{cell.schedule} network tent seed {seed}: not played" for seed in (0, 1)]
     results = [play_cell(one, tmp_path) for one in cells]
+    write_sessions(cells, tmp_path, tmp_path / "sessions")
+    pages = [session_of(tmp_path / "sessions" / one.path(tmp_path).stem) for one in cells]
+    assert [page[0]["seed"] for page in pages] == [0, 1]
+    assert pages[0][0]["method"] == "tent"
+    assert pages[0][1]["hmean"] == pytest.approx(results[0]["hmean"])
+    assert pages[0][1]["gain"] == pytest.approx(results[0]["hmean"] - results[0]["hmean_frozen"], abs=1e-4)
     (row,) = rows_of(results)
     assert row["hmean"] == pytest.approx(sum(one["hmean"] for one in results) / 2)
     assert row["worst_visit_gain"] == min(one["worst_visit_gain"] for one in results)

@@ -7,6 +7,7 @@ Tags (step = frame index), a fixed schema:
     ``update/updated``, ``update/lr``, ``loss/<name>``, ``latency_ms/predict|adapt|frame``
     ``panels/<visit>_<domain>/start|end``, ``panels/detected``: image, truth, frozen, adapted
     ``summary``: the final table as text
+    ``hmean``, ``gain``, ``worst_visit`` ... of ``hparams/``: the run on the HPARAMS page (`online_uda.reports.hparams`)
 
 A long run closes an event file when it is full and begins another; the oldest are removed when there are too many.
 """
@@ -14,11 +15,12 @@ A long run closes an event file when it is full and begins another; the oldest a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from online_uda.reports.hparams import Setting, metrics_of, write_session
 from online_uda.reports.panels import compose_panel
 from online_uda.reports.record import FrameRecord
 from online_uda.reports.table import summary_table
@@ -72,6 +74,7 @@ class TensorBoardSink:
         tile_width: Width of one of a panel's four tiles, in pixels.
         part_bytes: Size from which an event file is closed and another one begun.
         kept_parts: Closed event files to keep.
+        settings: What the HPARAMS page compares the run by; None leaves it out there.
     """
 
     name = "tensorboard"
@@ -86,7 +89,9 @@ class TensorBoardSink:
         tile_width: int = 320,
         part_bytes: int = PART_BYTES,
         kept_parts: int = KEPT_PARTS,
+        settings: Mapping[str, Setting] | None = None,
     ) -> None:
+        self._settings = settings
         self._log_dir = Path(log_dir)
         self._classes = classes
         self._domains = list(dict.fromkeys(domains))
@@ -177,13 +182,15 @@ class TensorBoardSink:
         self._opened().add_image(tag, panel, record.frame, dataformats="HWC")
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write the last visit's end, the layout of every domain seen, and the final table."""
+        """Write the last visit's end, the layout of every domain seen, the final table, and the row of HPARAMS."""
         writer = self._opened()
         self._draw_visit_end()
         writer.add_custom_scalars(custom_layout(self._domains))
         text = "\n".join("    " + line for line in summary_table(summary).splitlines())
         writer.add_text("summary", text, int(summary.get("frames") or 0))
         writer.flush()
+        if self._settings is not None:
+            write_session(self._log_dir / "hparams", self._settings, metrics_of(summary))
 
     def _opened(self) -> SummaryWriter:
         if self._writer is None:

@@ -16,6 +16,7 @@ from online_uda.evaluation.prequential import PrequentialEvaluator
 from online_uda.evaluation.summary import build_summary
 from online_uda.networks.segmenter import Segmenter
 from online_uda.reports.console import ConsoleSink
+from online_uda.reports.hparams import settings_of
 from online_uda.reports.jsonl import JsonlSink
 from online_uda.reports.outputs import output_sinks
 from online_uda.reports.record import FrameRecord
@@ -237,7 +238,9 @@ class Runner:
         sinks: list[Sink] = [JsonlSink(self.folder.frames, resumed_at)]
         if self.plan.run.tensorboard:
             domains = [visit.domain for visit in self.stream.visits]
-            sinks.append(TensorBoardSink(self.folder.tensorboard, self.stream.classes, domains, resumed_at))
+            settings = settings_of(self.plan.as_dict(), self.plan.method_name)
+            classes, folder = self.stream.classes, self.folder.tensorboard
+            sinks.append(TensorBoardSink(folder, classes, domains, resumed_at, settings=settings))
         sinks += output_sinks(self.plan, self.folder.path, self.stream.classes, resumed_at, self.controls)
         if self.console:
             sinks.append(ConsoleSink(self.stream.length, self.next_frame))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import textwrap
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import yaml
 from online_uda.adaptation.settings import MethodSettings
 from online_uda.config import METHODS
 from online_uda.evaluation.summary import json_safe
+from online_uda.reports.hparams import flat, write_session
 from online_uda.reports.run_folder import write_atomically
 from online_uda.tuning.objective import Score
 from online_uda.tuning.search import Candidate, Tried
@@ -22,6 +24,7 @@ from online_uda.tuning.sensitivity import Curves
 from streams.yaml_config import build, load_yaml
 
 RECIPE, RECORD, LOG, CURVE, CURVE_DATA = "recipe.yaml", "tune.json", "tune.md", "sensitivity.png", "sensitivity.json"
+SESSIONS = "tensorboard"
 _SHOWN = 12
 
 
@@ -65,12 +68,27 @@ class Outcome:
         return best if best[1].value > 0.0 else None
 
     def write(self, folder: Path) -> None:
-        """Writes recipe, record and log, each whole or not at all."""
+        """Writes recipe, record and log, each whole or not at all, and the rows of TensorBoard's HPARAMS page."""
         write_atomically(folder / RECIPE, self.recipe())
         write_atomically(folder / RECORD, json.dumps(json_safe(self.record()), indent=1) + "\n")
         write_atomically(folder / LOG, self.log())
+        self._write_sessions(folder / SESSIONS)
         if self.curves:
             write_atomically(folder / CURVE_DATA, json.dumps(json_safe(self._curve_record()), indent=1) + "\n")
+
+    def _write_sessions(self, folder: Path) -> None:
+        """Every candidate as a row of TensorBoard's HPARAMS page; one that is there is not written again."""
+        rows = [(f"search_{one.trial:04d}", "search", one.candidate, one.score) for one in self.tried]
+        rows += [(_held_out_name(c), "held out", c, score) for c, score in self.held_out]
+        for name, streams, candidate, score in rows:
+            if (folder / name).exists():
+                continue
+            settings = {"method": candidate.space.method, "streams": streams, **flat(candidate.values)}
+            metrics = {
+                "value": score.value, "hmean": score.hmean, "gain": score.hmean - score.hmean_frozen,
+                "worst_visit": min(visit.miou for visit in score.visits), "worst_visit_gain": score.worst_gain,
+            }  # fmt: skip
+            write_session(folder / name, settings, metrics)
 
     def recipe(self) -> str:
         """The YAML that ``--method`` takes, under a header of where it comes from."""
@@ -186,6 +204,12 @@ def _entry(candidate: Candidate, score: Score) -> dict[str, Any]:
         "method": candidate.space.method, "shipped": candidate.is_shipped, "settings": candidate.values,
         **score.as_dict(),
     }  # fmt: skip
+
+
+def _held_out_name(candidate: Candidate) -> str:
+    """Of a finalist's session: the same whenever the study goes on."""
+    content = json.dumps([candidate.space.method, candidate.values], sort_keys=True)
+    return f"held_out_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
 def _settings(candidate: Candidate) -> str:

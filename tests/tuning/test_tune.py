@@ -21,6 +21,7 @@ from online_uda.tuning.search import Search
 from online_uda.tuning.stage import Stage
 from streams.classes import CAMVID_11
 from streams.yaml_config import build, load_yaml
+from tests.hparams_kit import columns, session_of
 from tests.tuning.conftest import TuneKit, measure_sensitivity
 
 
@@ -56,6 +57,15 @@ def test_the_recipe_loads_and_scores_as_reported(kit: TuneKit, monkeypatch: pyte
     assert len(curves["norm.momentum"]) >= 3
     assert [point["setting"] for point in curves["trigger.every"]] == [1, 2, 4]
     assert "## Finalists on streams that the search never saw" in (folder / "tune.md").read_text()
+    settings, metrics = columns(folder / "tensorboard")
+    assert settings["norm.momentum"], "candidates differ in it"
+    assert {tag for _, tag in metrics} == {"value", "hmean", "gain", "worst_visit", "worst_visit_gain"}
+    rows = sorted(path.name for path in (folder / "tensorboard").iterdir())
+    assert len(rows) == len(found["search"]) + len(found["held_out"])
+    first = found["search"][0]
+    tried, scores = session_of(folder / "tensorboard" / f"search_{first['trial']:04d}")
+    assert tried["norm.momentum"] == pytest.approx(first["settings"]["norm.momentum"])
+    assert scores["value"] == pytest.approx(first["value"], abs=1e-4)
 
 
 def test_a_study_goes_on_where_it_stopped(kit: TuneKit, capsys: pytest.CaptureFixture[str]) -> None:
