@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from online_uda.adaptation.activations.frozen import FrozenConvolutions, has_frozen_convolutions
 from online_uda.adaptation.adversarial_step import AdversarialStep
 from online_uda.adaptation.discrepancy_step import DiscrepancyStep
 from online_uda.adaptation.feature_terms import Contrast, Whitening
@@ -238,7 +239,8 @@ class StepGradients:
     def _within(self, mode: Callable[[], AbstractContextManager[None]]) -> Within:
         @contextmanager
         def both() -> Iterator[None]:
-            with mode(), self._autocast():
+            lean = FrozenConvolutions() if has_frozen_convolutions(self._student) else nullcontext()
+            with mode(), self._autocast(), lean:
                 yield
 
         return both

@@ -45,7 +45,7 @@ class AllMLPHead(nn.Module):
                 part = upsample(part, size)
             fused = part if fused is None else fused + part
         assert fused is not None
-        return self.classifier(self.dropout(F.relu(self.norm(fused))))
+        return self.classifier(self.dropout(F.relu(self.norm(fused), inplace=True)))  # no graph needs what norm gives
 
 
 class NormedMLPHead(nn.Module):

@@ -1,0 +1,68 @@
+"""Inputs of convolutions that do not learn: a backward pass asks for their shape alone, so no more is kept.
+
+Torch saves the input of every convolution that a gradient passes through, for the gradient of its weights. Where these
+are frozen, as with scope norm, that input is dead weight.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+class _Hollow:
+    """Everything about a tensor but its values."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._shape, self._strides, self._offset = tensor.shape, tensor.stride(), tensor.storage_offset()
+        self._dtype, self._device = tensor.dtype, tensor.device
+        self._storage = weakref.ref(tensor.untyped_storage())
+
+    def filled(self) -> Tensor:
+        """A tensor like it: its own memory where another layer keeps that anyway, otherwise whatever lies in memory.
+
+        The strides choose the same kernel as the tensor itself.
+        """
+        storage = self._storage()
+        if storage is None:
+            return torch.empty_strided(self._shape, self._strides, dtype=self._dtype, device=self._device)
+        empty = torch.empty(0, dtype=self._dtype, device=self._device)
+        return empty.set_(storage, self._offset, self._shape, self._strides)
+
+
+class FrozenConvolutions(TorchFunctionMode):
+    """Around a forward pass: convolutions with frozen weights keep no input; gradients stay the same bit for bit."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.conv2d or not torch.is_grad_enabled():
+            return func(*args, **kwargs)
+        x, weight = (args[i] if len(args) > i else kwargs[key] for i, key in enumerate(("input", "weight")))
+        # Autocast saves copies of both, which only their shapes tell apart.
+        if weight.requires_grad or x.shape == weight.shape:
+            return func(*args, **kwargs)
+
+        shape = x.shape  # the hooks live as long as the graph, and must not hold on to the input themselves
+
+        def pack(tensor: Tensor) -> Tensor | _Hollow:
+            return _Hollow(tensor) if tensor.shape == shape else tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            return func(*args, **kwargs)
+
+
+def unpack(kept: Any) -> Tensor:
+    """What a backward pass gets for what was kept."""
+    return kept.filled() if isinstance(kept, _Hollow) else kept
+
+
+def has_frozen_convolutions(network: nn.Module) -> bool:
+    """Whether any convolution does not learn, as the scope stands at the moment."""
+    return any(isinstance(part, nn.Conv2d) and not part.weight.requires_grad for part in network.modules())
