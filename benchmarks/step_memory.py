@@ -66,11 +66,19 @@ class Peak(TorchDispatchMode):
         return result
 
 
-def peak_of_a_step(name: str, size: tuple[int, int], scope: dict[str, Any]) -> float:
+def peak_of_a_step(
+    name: str, size: tuple[int, int], scope: dict[str, Any], activations: dict[str, Any] | None = None
+) -> float:
     """MiB at the highest moment of the second step; source network and student together."""
     loaded = load_network(name, CITYSCAPES_19, NetworkOptions(init="random"))
     settings = MethodSettings.model_validate(
-        {"description": "entropy", "scope": scope, "optimizer": {"name": "adam"}, "objectives": {"entropy": {}}}
+        {
+            "description": "entropy",
+            "scope": scope,
+            "optimizer": {"name": "adam"},
+            "objectives": {"entropy": {}},
+            "activations": activations,
+        }
     )
     method = build_method(
         settings, name="entropy", network=loaded, classes=CITYSCAPES_19, source=None, size=None, seed=0,

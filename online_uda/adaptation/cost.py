@@ -68,6 +68,8 @@ def cost_of(settings: MethodSettings) -> Cost:
             forwards, backwards = forwards + 1 + area, backwards + 1 + area
         forwards += area / settings.replay.batch * (wanted.mixed is not None)
         forwards += area * (wanted.feature_distance is not None)
+    if settings.activations is not None and settings.activations.kind == "recompute":
+        forwards += backwards  # nearly: heads, and what lies outside of blocks, run once
     twice = 2 if settings.optimizer.sharpness > 0.0 else 1
     times = settings.steps * twice
     looks = settings.norm.views * settings.norm.crop**2 if settings.norm.statistics == "dua" else 0.0

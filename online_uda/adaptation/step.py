@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from online_uda.adaptation.activations.frozen import FrozenConvolutions, has_frozen_convolutions
+from online_uda.adaptation.activations.saving import saving_of
 from online_uda.adaptation.adversarial_step import AdversarialStep
 from online_uda.adaptation.discrepancy_step import DiscrepancyStep
 from online_uda.adaptation.feature_terms import Contrast, Whitening
@@ -24,7 +24,7 @@ from online_uda.adaptation.replay.rare_paste import RarePatches
 from online_uda.adaptation.replay.source import SourceReplay
 from online_uda.adaptation.settings import MethodSettings
 from online_uda.adaptation.soft_paste import Layered, Patch, paste_all, plain
-from online_uda.adaptation.staged_pass import Within, backward_pieces, forward_pieces
+from online_uda.adaptation.staged_pass import Within
 from online_uda.adaptation.student_mode import StudentMode
 from online_uda.adaptation.teacher import EMATeacher
 from online_uda.adaptation.transfer_step import TransferStep
@@ -75,14 +75,15 @@ class StepGradients:
         if settings.mixing is not None and settings.mixing.rare and replay is not None:
             self._rare = RarePatches(replay.buffer, settings.mixing.rare_pool, replay.crop_size)
         self._device = next(student.parameters()).device
-        run = FramePass(student, self._within(mode.on_the_frame), generator)
+        self._saving = saving_of(settings.activations, student)
+        run = FramePass(student, self._within(mode.on_the_frame, mode.again_on_the_frame), generator)
         of_source = quiet(source, autocast)
         self._of_the_frame = frame_objectives(
             self._wanted, run, source=of_source, classes=classes, source_images=source_images, bigger=bigger,
-            frozen=source, autocast=autocast, of_teacher=self._within(self._norm_of_teacher),
+            frozen=source, autocast=autocast, of_teacher=self._within_teacher,
             teacher=None if teacher is None else cast(Segmenter, teacher.module),
         )  # fmt: skip
-        on_source = FramePass(student, self._within(mode), generator)
+        self._on_source = on_source = FramePass(student, self._within(mode, mode.again), generator)
         adversarial, discrepancy = self._wanted.adversarial, self._wanted.discrepancy
         self._adversarial = None if adversarial is None else AdversarialStep(adversarial, run, on_source, of_source)
         self._discrepancy = None if discrepancy is None else DiscrepancyStep(discrepancy, run, on_source)
@@ -147,7 +148,7 @@ class StepGradients:
         slot, apart = self._wanted.replay, self._wanted.feature_distance
         assert slot is not None
         images, labels = seen.images, seen.labels
-        passed = yield from forward_pieces(self._student, images, self._within(self._mode), "replay")
+        passed = yield from self._on_source.forward(images, "replay")
         yield "replay.loss"
         loss = seen.loss(passed.output.full())
         losses = {"replay": loss.item()}
@@ -172,7 +173,7 @@ class StepGradients:
             term = self._contrast(passed.output.features, labels)
             total = total + contrast.weight * term
             losses["contrast"] = term.item()
-        yield from backward_pieces(passed, total, "replay")
+        yield from self._on_source.backward(passed, total, "replay")
         return losses
 
     def _mixture(
@@ -186,12 +187,12 @@ class StepGradients:
         patches: list[Patch],
     ) -> Pieces[dict[str, float]]:
         yield "mixed.teach"
-        with self._norm_of_teacher(), self._autocast(), torch.no_grad():
+        with self._within_teacher(), torch.no_grad():
             target = objective.crop(frames, (int(images.shape[-2]), int(images.shape[-1])), self._generator)
             taught = teacher.module(target)
         yield "mixed.mix"
         mixed = objective.mix(images, labels, target, taught.full(), ratio, self._generator, patches)
-        passed = yield from forward_pieces(self._student, mixed.images, self._within(self._mode), "mixed")
+        passed = yield from self._on_source.forward(mixed.images, "mixed")
         yield "mixed.loss"
         loss = mixed.loss(passed.output.full())
         losses, total = {"mixed": loss.item()}, objective.weight * loss
@@ -200,7 +201,7 @@ class StepGradients:
             term = self._contrast(passed.output.features, mixed.labels, mixed.weights)
             total = total + contrast.weight * term
             losses["contrast"] = term.item()
-        yield from backward_pieces(passed, total, "mixed")
+        yield from self._on_source.backward(passed, total, "mixed")
         return losses
 
     def watch(self, frames: Tensor, prediction: Segmentation) -> None:
@@ -236,14 +237,20 @@ class StepGradients:
         for name, objective in self._remembering().items():
             objective.load_state_dict(state[name])
 
-    def _within(self, mode: Callable[[], AbstractContextManager[None]]) -> Within:
+    def _within(
+        self, mode: Callable[[], AbstractContextManager[None]], again: Callable[[], AbstractContextManager[None]]
+    ) -> Within:
         @contextmanager
         def both() -> Iterator[None]:
-            lean = FrozenConvolutions() if has_frozen_convolutions(self._student) else nullcontext()
-            with mode(), self._autocast(), lean:
+            with mode(), self._autocast(), self._saving.around(again):
                 yield
 
         return both
+
+    @contextmanager
+    def _within_teacher(self) -> Iterator[None]:
+        with self._norm_of_teacher(), self._autocast():
+            yield
 
     def _norm_of_teacher(self) -> AbstractContextManager[None]:
         """The teacher normalises with the statistics of the crop at hand where the student does (HAMLET)."""

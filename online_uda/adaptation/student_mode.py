@@ -62,6 +62,28 @@ class StudentMode:
         """
         return self._training() if self._trains else self._norm.on_the_frame()
 
+    def again(self) -> AbstractContextManager[None]:
+        """Around what has run inside a piece and runs a second time for its gradients: no statistics are learned twice.
+
+        Random numbers are the caller's affair.
+        """
+        return self._retraining() if self._trains else self._norm.learning()
+
+    def again_on_the_frame(self) -> AbstractContextManager[None]:
+        """As `again`, for what ran `on_the_frame`."""
+        return self._retraining() if self._trains else self._norm.on_the_frame()
+
+    @contextmanager
+    def _retraining(self) -> Iterator[None]:
+        published = self._norm.copy_buffers()
+        self._student.train()
+        self._student.light_head.eval()
+        try:
+            yield
+        finally:
+            self._student.eval()
+            self._norm.restore_buffers(published)
+
     @contextmanager
     def _training(self) -> Iterator[None]:
         cuda = self._device.type == "cuda"

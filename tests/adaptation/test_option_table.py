@@ -235,6 +235,7 @@ ROWS: list[tuple[str, Any, Data, int]] = [
 
 ELSEWHERE = {
     "description": "test_settings.py::test_shipped_methods_load_and_survive_the_resolved_config",
+    "activations__kind": "test_recompute.py::test_the_graph_is_smaller",
     "alignment__own": "test_look.py::test_own_is_the_share_of_the_streams_own_near_look",
     **{
         f"reservoir__{key}": "test_reservoir.py::test_every_option_counts"

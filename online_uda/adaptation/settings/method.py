@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from online_uda.adaptation.settings.activations import Activations
 from online_uda.adaptation.settings.base import SlotModel
 from online_uda.adaptation.settings.fitting import faults_of
 from online_uda.adaptation.settings.guards import GuardSettings
@@ -33,6 +34,7 @@ class MethodSettings(SlotModel):
     ``student_mode`` is the mode of dropout and stochastic depth while learning: ``train`` as in source training,
     ``eval`` with both switched off. With ``train``, BatchNorm layers also learn their statistics from the step's crops.
     ``deploy`` says whose weights predict: the student's, or their average over recent steps, which the teacher holds.
+    ``activations`` saves memory of the step's graph.
     ``prior_correction`` weighs every answer by how often its classes appear in the frame (ROID).
     """
 
@@ -48,6 +50,7 @@ class MethodSettings(SlotModel):
     memory: MemorySettings | None = None
     reservoir: ReservoirSettings | None = None
     steps: int = Field(default=1, ge=1, le=16)
+    activations: Activations | None = None
     teacher: TeacherSettings | None = None
     replay: ReplaySettings | None = None
     mixing: MixingSettings | None = None
