@@ -46,8 +46,13 @@ def write_video(
     times: Sequence[float] | None = None,
     rotation: int | None = None,
     options: dict[str, str] | None = None,
+    sound: str | None = None,
+    sound_s: float | None = None,
 ) -> Path:
-    """A video of numbered pictures, at ``times`` in seconds or at ``fps``; ``rotation`` is stored, not applied."""
+    """A video of numbered pictures, at ``times`` in seconds or at ``fps``; ``rotation`` is stored, not applied.
+
+    ``sound`` names the codec of a track of noise at 8 kHz, from 0 s until ``sound_s`` or the last picture.
+    """
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width = size
@@ -56,13 +61,29 @@ def write_video(
         stream.codec_context.options = {"crf": "10", "g": "5", "bf": "0"}
         if rotation is not None:
             stream.set_display_rotation(rotation)
+        moments = [index / fps if times is None else times[index] for index in range(count)]
+        if sound is not None:
+            _add_noise(container, sound, round(8000 * (sound_s or moments[-1])))
         for index in range(count):
             frame = av.VideoFrame.from_ndarray(numbered(index % (1 << BITS), size), format="rgb24")
-            frame.pts = round((index / fps if times is None else times[index]) / TICKS)
+            frame.pts = round(moments[index] / TICKS)
             frame.time_base = TICKS
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def _add_noise(container: av.container.OutputContainer, codec: str, samples: int) -> None:
+    """A mono track, muxed whole before the pictures; for short videos."""
+    track = container.add_stream(codec, rate=8000)
+    track.layout = "mono"  # type: ignore[union-attr]
+    noise = np.random.default_rng(0).integers(-9000, 9000, (1, samples), np.int16)
+    resampler = av.AudioResampler(track.codec_context.format, "mono", 8000, track.codec_context.frame_size or 1024)
+    whole = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
+    whole.sample_rate, whole.pts, whole.time_base = 8000, 0, Fraction(1, 8000)
+    for frame in [*resampler.resample(whole), *resampler.resample(None)]:
+        container.mux(track.encode(frame))
+    container.mux(track.encode(None))
 
 
 class TsCamera:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from online_uda.adaptation.norm import NormStatistics
 from online_uda.adaptation.settings import MethodSettings
@@ -36,6 +36,7 @@ class StudentMode:
         self._rng: tuple[Tensor, Tensor | None] | None = None
         self._seed = 0
         self._learned: list[Tensor] = []
+        self._modes = SwitchedModes(student)
 
     def begin(self, generator: torch.Generator) -> None:
         """At the start of a step; dropout is seeded by ``generator``, so that a resumed run drops the same."""
@@ -43,6 +44,7 @@ class StudentMode:
             return
         self._seed, self._rng = int(torch.randint(2**62, (), generator=generator).item()), None
         self._learned = self._norm.copy_buffers()
+        self._modes.look()
 
     def commit(self) -> None:
         """Takes over the statistics that the step has learned."""
@@ -89,8 +91,7 @@ class StudentMode:
         cuda = self._device.type == "cuda"
         published = self._norm.copy_buffers()
         self._norm.restore_buffers(self._learned)
-        self._student.train()
-        self._student.light_head.eval()
+        self._modes.train()
         try:
             with torch.random.fork_rng([self._device] if cuda else []):
                 if self._rng is None:
@@ -102,6 +103,51 @@ class StudentMode:
                 yield
                 self._rng = torch.get_rng_state(), torch.cuda.get_rng_state(self._device) if cuda else None
         finally:
-            self._student.eval()
+            self._modes.eval()
             self._learned = self._norm.copy_buffers()
             self._norm.restore_buffers(published)
+
+
+class SwitchedModes:
+    """Train mode and back for all but the light head, many times a step: ``train()`` walks the tree each time.
+
+    What a walk changes is found once a step. A module with a ``train`` of its own may do more than set the flag; where
+    there is one, every switch is a walk.
+
+    Args:
+        student: In eval mode.
+    """
+
+    def __init__(self, student: Segmenter) -> None:
+        self._student = student
+        self._switched: list[nn.Module] | None = None
+
+    def look(self) -> None:
+        """Finds what train mode changes; at the start of a step, for parts may have come or gone since the last."""
+        self._switched = None
+        own = [module for module in self._student.modules() if type(module).train is not nn.Module.train]
+        if own == [self._student] and type(self._student) is Segmenter:
+            self.train()
+            switched = [module for module in self._student.modules() if module.training]
+            self.eval()
+            self._switched = switched
+
+    def train(self) -> None:
+        """To train mode."""
+        if self._switched is None:
+            self._student.train()
+            self._student.light_head.eval()
+        else:
+            self._set(self._switched, True)
+
+    def eval(self) -> None:
+        """Back to eval mode."""
+        if self._switched is None:
+            self._student.eval()
+        else:
+            self._set(self._switched, False)
+
+    @staticmethod
+    def _set(modules: list[nn.Module], training: bool) -> None:
+        for module in modules:
+            object.__setattr__(module, "training", training)  # past what a module does to set a parameter

@@ -12,6 +12,7 @@ from online_uda.live.address import check_address
 from online_uda.reports.masks import MaskSink, label_ids
 from online_uda.reports.sinks import Sink
 from streams.frame import ClassSet
+from streams.live.feed import parse_feed
 
 if TYPE_CHECKING:
     from online_uda.runtime.controls import Controls
@@ -83,7 +84,7 @@ def output_sinks(
     if run.save_video is not None:
         from online_uda.reports.video import VideoSink
 
-        sinks.append(VideoSink(Path(run.save_video), classes, resume_frame))
+        sinks.append(VideoSink(Path(run.save_video), classes, resume_frame, _video_file(plan)))
     if run.save_masks is not None:
         sinks.append(MaskSink(Path(run.save_masks), classes, run.mask_ids))
     if run.show:
@@ -100,3 +101,12 @@ def output_sinks(
 
         sinks += [ThumbnailSink(folder / PICTURES, classes, resume_frame), HtmlSink(folder)]
     return sinks
+
+
+def _video_file(plan: RunPlan) -> Path | None:
+    """The file that the run plays, if it plays one video."""
+    stream = plan.schedule.visits[0].stream
+    if stream is None:
+        return None
+    feed = parse_feed(stream)
+    return Path(feed.where) if feed.kind == "file" else None

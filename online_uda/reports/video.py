@@ -1,4 +1,4 @@
-"""The overlay as H.264 that plays in a browser, with the stream's own timestamps, whole up to the last second."""
+"""The overlay as H.264 that plays in a browser, with the stream's own times and sound, whole up to the last second."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from numpy.typing import NDArray
 
 from online_uda.reports.overlay import Overlay
 from online_uda.reports.record import FrameRecord
+from online_uda.reports.sound import Sound
 from streams.frame import ClassSet
 
 TICKS = Fraction(1, 90_000)
 _QUEUE = 8
 _GROUP = 30
 """Frames of a fragment: what a kill can cost."""
-_OPTIONS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+_OPTIONS = {
+    "movflags": "frag_keyframe+delay_moov+default_base_moof",
+    "flush_packets": "1",
+    "max_interleave_delta": "1000000",  # microseconds that pictures wait for a sound that is shorter than they are
+}
 
 
 class VideoSink:
@@ -34,11 +39,14 @@ class VideoSink:
         path: The file to write; its folder exists.
         classes: For the colours.
         resume_frame: First frame that a resumed run will write; None starts ``path`` itself.
+        sound_of: Video file that the frames are from, whose sound comes along.
     """
 
     name = "video"
 
-    def __init__(self, path: Path, classes: ClassSet, resume_frame: int | None = None) -> None:
+    def __init__(
+        self, path: Path, classes: ClassSet, resume_frame: int | None = None, sound_of: Path | None = None
+    ) -> None:
         self.path = path
         if resume_frame is not None and path.exists():
             self.path = path.with_name(f"{path.stem}.{resume_frame:08d}{path.suffix}")
@@ -48,6 +56,7 @@ class VideoSink:
         self._thread: threading.Thread | None = None
         self._container: Any = None
         self._stream: Any = None
+        self._sound = None if sound_of is None else Sound(sound_of)
         self._last_tick = -1
 
     def __enter__(self) -> VideoSink:
@@ -89,11 +98,15 @@ class VideoSink:
             stream.codec_context.options = {"preset": "veryfast", "crf": "23", "g": str(_GROUP), "bf": "0"}
             stream.codec_context.thread_count = 1
             self._stream = stream
+            if self._sound is not None:
+                self._sound.join(self._container, at_s)
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
         if (height, width) != (self._stream.height, self._stream.width):
             frame = frame.reformat(width=self._stream.width, height=self._stream.height)
         self._last_tick = max(round(at_s / TICKS), self._last_tick + 1)
         frame.pts, frame.time_base = self._last_tick, TICKS
+        if self._sound is not None:  # before the picture: what is written is whole up to it
+            self._container.mux(list(self._sound.until(float(self._last_tick * TICKS))))
         self._container.mux(self._stream.encode(frame))
 
     def _end(self) -> None:
@@ -108,6 +121,8 @@ class VideoSink:
                 container.mux(self._stream.encode(None))
         finally:
             container.close()
+            if self._sound is not None:
+                self._sound.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
