@@ -17,7 +17,8 @@ overrides:
   key=value                 a key of the method's YAML, such as anchor.pull=0.05 or optimizer.learning_rate=1e-3
   schedule.key=value        a key of the schedule's YAML, such as schedule.fps=5 or schedule.visits.0.frames=20
   run.key=value             any flag above by its name, and these: run.precision=auto|fp32|bf16,
-                            run.snapshot_every=FRAMES, run.tensorboard=false,
+                            run.snapshot_every=FRAMES, run.tensorboard=false, run.report=false,
+                            run.stream_timeout=S (silence after which a camera counts as lost),
                             run.workers=N (processes that make frames ahead; 0: a thread),
                             run.constant_speed=ETA (the protocol of Alfarra et al.),
                             run.inference.mode=slide|whole, .tile=512 or HxW, .overlap=0.33, .scales=[0.5, 1, 2],
@@ -25,6 +26,11 @@ overrides:
 
 other commands:
   python -m online_uda.data check PATH                     what data is there, what is missing, how to use it
+  python -m online_uda.report RUN, report compare RUN RUN  the page of a run again, or of several
+  python -m online_uda.save RUN, export RUN                what a run has learned, as a network folder or as ONNX
+  python -m online_uda.tune                                method and settings for a network, before it is deployed
+  python -m online_uda.training                            a source network
+  python -m streams.weather preview IMAGE --event NAME     what a weather looks like on a picture
 
 examples:
   python run_stream.py                                     a storm in the built-in town, default method
@@ -141,6 +147,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return look_at_data(words[1:])
     flags = parser()
     arguments, rest = flags.parse_known_args(words)
+    foreign = [word for word in words if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word)]
+    if foreign:  # bytes of a file's name that are no UTF-8: neither YAML nor JSON could hold them
+        flags.error(f"{foreign[0]!a} is not UTF-8; rename the file, or set a locale such as C.UTF-8")
     strange = [word for word in rest if word.startswith("-")]
     if strange:
         flags.error("; ".join(_unknown_option(word, flags) for word in strange))

@@ -15,6 +15,7 @@ from online_uda.runtime.costs import StageCosts
 from streams._workers import worker_count
 from streams.bound_data import named_data
 from streams.datasets.cityscapes import Cityscapes
+from streams.errors import StreamError
 from streams.frame import LabelledSet
 from streams.live.stream import FeedStream
 from streams.sources.labelled import TOWN, open_labelled
@@ -116,13 +117,18 @@ def _open_source(plan: RunPlan, size: tuple[int, int]) -> LabelledSet | None:
     wanted = run.source or _own_source(plan)
     of_town = wanted in (None, TOWN)
     # The town can be drawn at any size and in any number: as the stream's frames, as many as the buffer holds.
-    return open_labelled(
-        wanted,
-        plan.schedule.class_set,
-        size if of_town else run.size or plan.schedule.size,
-        seed=run.seed,
-        length=method.replay.frames if method.replay is not None else TOWN_IMAGES,
-    )
+    try:
+        return open_labelled(
+            wanted,
+            plan.schedule.class_set,
+            size if of_town else run.size or plan.schedule.size,
+            seed=run.seed,
+            length=method.replay.frames if method.replay is not None else TOWN_IMAGES,
+        )
+    except StreamError as error:
+        if run.source is None:
+            raise
+        raise UserError(f"--source: {error}") from None
 
 
 def _own_source(plan: RunPlan) -> str | None:
@@ -157,4 +163,6 @@ def _check_network(plan: RunPlan, faults: Faults) -> None:
         known = unknown_name("network", folder.name, NETWORK_DESCRIPTIONS, "run_stream.py --list networks shows all")
         faults.lines.append(f"{known}; and there is no folder {folder}")
     elif folder.is_dir() and not (folder / "config.json").is_file():
-        faults.lines.append(f"{folder}: has no config.json; give a folder with config.json and model.safetensors")
+        faults.lines.append(
+            f"--network {folder}: has no config.json; give a folder with config.json and model.safetensors"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import math
 import types
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -290,10 +291,9 @@ def _leaf(node: _Node, path: KeyPath, fault: _Fault) -> Problem:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def _short(value: Any) -> str:

@@ -68,7 +68,7 @@ def refused(kit: Kit, capsys: pytest.CaptureFixture[str], arguments: Words) -> s
         ("--size", "8x64", "must be at least 32"),
         ("--threads", "none", "--threads: expected a whole number, got 'none'"),
         ("--device", "gpu", "--device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
-        ("--source", "no/such/source", "no/such/source: no such folder"),
+        ("--source", "/no/such", "--source: /no/such: no such folder"),
     ],
 )
 def test_flags(kit: Kit, capsys: pytest.CaptureFixture[str], flag: str, value: str, expected: str) -> None:
@@ -81,6 +81,8 @@ def test_flags(kit: Kit, capsys: pytest.CaptureFixture[str], flag: str, value: s
         ("anchor.pul=0.1", "command line: anchor.pul=0.1: anchor.pul: unknown key (did you mean 'pull'?)"),
         ("anchr.pull=0.1", "command line: anchr.pull=0.1: anchr: unknown key (did you mean 'anchor'?)"),
         ("anchor.pull=much", "command line: anchor.pull=much: anchor.pull: expected a number, got 'much'"),
+        ("anchor.pull=nan", "command line: anchor.pull=nan: anchor.pull: expected a number, got 'nan'"),
+        ("scope.freeze=['*']", "scope.parameters norm fits nothing in this network that scope.freeze leaves"),
         ("anchor.pull=2", "command line: anchor.pull=2: anchor.pull: must be at most 1"),
         ("schedule.fsp=5", "command line: schedule.fsp=5: fsp: unknown key (did you mean 'fps'?)"),
         ("run.sede=5", "command line: run.sede=5: sede: unknown key (did you mean 'seed'?)"),
@@ -94,6 +96,13 @@ def test_flags(kit: Kit, capsys: pytest.CaptureFixture[str], flag: str, value: s
 )
 def test_overrides(kit: Kit, capsys: pytest.CaptureFixture[str], override: str, expected: str) -> None:
     assert expected in refused(kit, capsys, [*kit.arguments(), override])
+
+
+def test_a_name_that_is_not_utf8(kit: Kit, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*kit.arguments(), "--source", os.fsdecode(b"stra\xdfe")])
+    assert stop.value.code == 2
+    assert "'stra\\udcdfe' is not UTF-8; rename the file" in "".join(errors(capsys))
 
 
 def test_all_errors_at_once_with_their_places(kit: Kit, capsys: pytest.CaptureFixture[str]) -> None:

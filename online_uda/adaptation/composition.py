@@ -95,7 +95,11 @@ class Composition:
         if not fixed:
             freeze_statistics(self.student, settings.scope)
         if settings.scope.parameters != "none" and not self._learning:
-            raise UserError(f"method {name}: scope.parameters {settings.scope.parameters} fits nothing in this network")
+            kept = " that scope.freeze leaves" if settings.scope.freeze else ""
+            raise UserError(
+                f"method {name}: scope.parameters {settings.scope.parameters} fits nothing in this network{kept}; "
+                f"choose another --scope"
+            )
         heads = frozenset(parameter_name for parameter_name, _ in self.student.head_parameters())
         self._optimizer = build_optimizer(self._learning, settings.optimizer, heads)
         self._scope = ScopeChoice(name, self.student, settings.scope, self._learning, fixed=fixed, seed=seed)

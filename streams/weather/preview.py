@@ -39,7 +39,7 @@ _DEPTH_UNITS_PER_M = 256.0
 def preview_sheet(
     scene: Scene, event: str, strengths: Sequence[float], options: dict[str, object], seed: int = 0
 ) -> NDArray[np.uint8]:
-    """Panels of the scene as it is and under every strength, two a row, each with its name.
+    """Panels of the scene as it is and under every strength, two a row, each named by all that was asked for.
 
     Args:
         scene: Image with optional depth.
@@ -53,11 +53,12 @@ def preview_sheet(
     """
     main = EVENTS[event].parameters[0]
     panels = [with_name(scene.image, "as it is")]
+    told = [key if value is True else f"{key} {value}" for key, value in options.items()]
     for strength in strengths:
         weather = parse_weather({event: {main.key: strength, **options}})
         segment = WeatherStream(weather, seed, scene, ego_speed_mps=_EGO_SPEED_MPS)
         image, _ = segment.render(scene, frame_index=0, t_seconds=_T_SECONDS)
-        panels.append(with_name(image, f"{event} {strength:g} {main.unit}".rstrip()))
+        panels.append(with_name(image, ", ".join([f"{event} {strength:g} {main.unit}".rstrip(), *told])))
     panels += [np.full_like(scene.image, 20)] * (-len(panels) % _COLUMNS)
     return np.vstack([np.hstack(panels[i : i + _COLUMNS]) for i in range(0, len(panels), _COLUMNS)])
 
@@ -146,7 +147,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
     try:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        written = cv2.imwrite(str(arguments.out), sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+        quality = [] if arguments.out.suffix.lower() == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 85]
+        written = cv2.imwrite(str(arguments.out), sheet[..., ::-1], quality)
     except (OSError, cv2.error) as error:
         raise StreamError(f"{arguments.out}: could not be written ({error})") from None
     if not written:

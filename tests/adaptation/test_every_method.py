@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,19 @@ SHORT = {
 }  # fmt: skip
 """Windows and buffers for a stream of 20 frames and 8 source images."""
 SMALL = (32, 64)
-"""Frames of the long test: what it checks has nothing to do with their size."""
+_TWO_SCALES = ("objectives.taught.views.scales=[0.5, 1.0]",)
+LONG = {**SHORT, "becotta": _TWO_SCALES, "cotta": _TWO_SCALES, "vida": _TWO_SCALES}
+"""Size of frames and settings of the long test: what it checks hangs neither on pixels nor on the number of views."""
 STILL = {"frozen", "norm_alpha"}
 """Methods of which nothing ever moves."""
 
 
-def make(name: str, kind: str, seed: int = 0, size: tuple[int, int] = SIZE) -> Recipe:
+def make(name: str, kind: str, size: tuple[int, int] = SIZE, changes: Mapping[str, tuple[str, ...]] = SHORT) -> Recipe:
     path = ROOT / "configs" / "methods" / f"{name}.yaml"
-    settings = build(MethodSettings, load_yaml(path), SHORT.get(name, ()))
+    settings = build(MethodSettings, load_yaml(path), changes.get(name, ()))
     return build_method(
         settings, name=name, network=LoadedNetwork(trained(kind), CAMVID_11.names, True, kind), classes=CAMVID_11,
-        source=SourceSet(size=size), size=None, seed=seed, device=torch.device("cpu"), bf16=False,
+        source=SourceSet(size=size), size=None, seed=0, device=torch.device("cpu"), bf16=False,
     )  # fmt: skip
 
 
@@ -91,7 +94,7 @@ def moves(name: str, kind: str) -> bool:
 @pytest.mark.parametrize("name", METHODS)
 def test_two_hundred_frames(name: str, kind: str) -> None:
     """Finite throughout; saved half-way and loaded, the rest is the same bit for bit; reset restores every bit."""
-    method = make(name, kind, size=SMALL)
+    method = make(name, kind, SMALL, LONG)
     start, weights = through_a_file(method.state_dict()), copy_of(method.student)
     frames = [
         frame for round_ in range(10) for haze in (0.0, 0.7) for frame in stream(10, haze=haze, seed=round_, size=SMALL)
@@ -103,7 +106,7 @@ def test_two_hundred_frames(name: str, kind: str) -> None:
         assert prediction.logits.isfinite().all()
         updated |= method.observe(frame, prediction).updated
     assert updated is moves(name, kind)
-    resumed = make(name, kind, size=SMALL)
+    resumed = make(name, kind, SMALL, LONG)
     resumed.load_state_dict(through_a_file(method.state_dict()))
     for frame in frames[190:]:
         one, two = method.predict(frame), resumed.predict(frame)

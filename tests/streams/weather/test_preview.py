@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from streams.frame import Scene
-from streams.weather import EVENTS, render
+from streams.weather import EVENTS, preview, render
 from streams.weather.__main__ import main
 from streams.weather.preview import LADDERS, preview_sheet
 
@@ -92,3 +92,10 @@ def test_mistakes_are_one_line(
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert message in error
+
+
+def test_a_panel_is_named_by_all_that_was_asked_for(road: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    monkeypatch.setattr(preview, "with_name", lambda image, name: (names.append(name), image)[1])
+    preview_sheet(road, "rain", (25, 50), {"wet": True, "wind": 3})
+    assert names == ["as it is", "rain 25 mm/h, wet, wind 3", "rain 50 mm/h, wet, wind 3"]
