@@ -15,7 +15,7 @@ def markdown(result: dict[str, Any], name: str) -> str:
         "# A storm that does not wait", "",
         f"`{result['command']}` on {result['at']}; {result['schedule']}, method {result['method']}, seed "
         f"{result['seed']}, {result['frames']} frames. Clock: {result['clock']}; a prediction in "
-        f"{result['precision']} takes "
+        f"{result['precision']} by {result['backend']} takes "
         f"{result['predict_ms']:.0f} ms (median). Without deadlines: harmonic mean {offline['hmean']:.1f}, frozen "
         f"{offline['hmean_frozen']:.1f}. "
         f"Deciding costs {result['overhead_ms']:.3f} ms a frame. Load of the machine meanwhile: {min(loads):.1f} to "

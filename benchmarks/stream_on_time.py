@@ -63,6 +63,7 @@ def arguments() -> argparse.Namespace:
     flags.add_argument("--record-frames", type=int, default=6, help="frames of a visit in the recording runs")
     flags.add_argument("--cpu-time", action="store_true", help="record CPU time, on a machine that others use too")
     flags.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    flags.add_argument("--backend", choices=("torch", "compile", "onnxruntime"), default="torch", help="what predicts")
     flags.add_argument("--record-only", action="store_true", help="write the costs and play nothing")
     flags.add_argument("--add", action="store_true", help="go on with the result that is there")
     flags.add_argument("--real", action="store_true", help="play on the wall clock")
@@ -155,7 +156,7 @@ def measure(root: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]
         "benchmark": "stream_on_time",
         "command": shlex.join(["python", "-m", "benchmarks.stream_on_time", *sys.argv[1:]]),
         "clock": "the wall" if options.real else "recorded costs, simulated" + " (CPU time)" * options.cpu_time,
-        "precision": options.precision,
+        "precision": options.precision, "backend": options.backend,
         "schedule": options.schedule, "method": options.method, "seed": options.seed,
         "overhead_ms": overhead_of(IdleMethod()), "targets": TARGETS,
         "environment": describe_environment(sys.argv), "at": time.strftime("%Y-%m-%d %H:%M:%S"),
