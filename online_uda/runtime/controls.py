@@ -48,9 +48,9 @@ class Steering:
         self.snapshot_due = False
 
     @property
-    def needs_rest(self) -> bool:
-        """Whether something can be done only while no step is in flight."""
-        return self._reset_due or self.snapshot_due
+    def holds(self) -> bool:
+        """Whether no step may begin: learning is paused, or something can be done only while none is in flight."""
+        return self._controls.paused or self._reset_due or self.snapshot_due
 
     def obey(self, settled: bool) -> list[dict[str, str]]:
         """Takes new wishes and does what can be done now.

@@ -166,7 +166,7 @@ class Runner:
         self._save_due = self._save_due or due
         asked = [] if self._steering is None else self._steering.obey(self.pace.settled)
         self._save_due = self._save_due or (self._steering is not None and self._steering.snapshot_due)
-        hold = self._save_due or (self._steering is not None and self._steering.needs_rest)
+        hold = self._save_due or (self._steering is not None and self._steering.holds)
         record = self.pace.take(item, save_soon=hold)
         events = (*asked, *(asdict(event) for event in self.method.take_events()))
         for event in events:
