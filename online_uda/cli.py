@@ -8,9 +8,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from online_uda.errors import INTERRUPTED, OK, USER_ERROR, USER_ERRORS, UserError, tell
+from online_uda.errors import INTERRUPTED, OK, USER_ERRORS, UserError, tell
+from streams.arguments import OneLineParser
 
 _EPILOG = """\
 overrides:
@@ -70,17 +71,9 @@ _RUN_FLAGS = (
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors in one line, as all others; argparse would print the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"error: {message}; --help shows all options", file=sys.stderr)
-        raise SystemExit(USER_ERROR)
-
-
 def parser() -> argparse.ArgumentParser:
     """The flags of ``run_stream.py``. Values stay text: they are checked together with the files."""
-    flags = _Parser(
+    flags = OneLineParser(
         prog="run_stream.py",
         usage="run_stream.py [options] [key=value ...]",
         description="Replays a schedule of domains through a segmentation network that keeps learning, beside a frozen "

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from online_uda.errors import INTERRUPTED, OK, USER_ERRORS, UserError, tell
+from streams.arguments import OneLineParser
 from streams.classes import CITYSCAPES_19, find_classes
 from streams.datasets import DatasetSettings, DatasetSource, looks_like_spec, parse_spec, recognise
 from streams.datasets.folder import PlainFolder
@@ -31,7 +32,7 @@ data sets: """
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status; what stops the data from being used is one line on stderr."""
-    flags = argparse.ArgumentParser(
+    flags = OneLineParser(
         prog="python -m online_uda.data", description="Looks at data sets.", epilog=_EPILOG + ", ".join(DATASETS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip

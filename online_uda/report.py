@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from online_uda.errors import OK, USER_ERRORS, UserError, tell
+from streams.arguments import OneLineParser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(words: list[str]) -> Path:
-    flags = argparse.ArgumentParser(
+    flags = OneLineParser(
         prog="python -m online_uda.report", description="Writes report.html into the folder of a run.",
         epilog="compare RUN RUN... --out FILE sets runs beside each other",
     )  # fmt: skip
@@ -36,7 +36,7 @@ def _report(words: list[str]) -> Path:
 
 
 def _compare(words: list[str]) -> Path:
-    flags = argparse.ArgumentParser(
+    flags = OneLineParser(
         prog="python -m online_uda.report compare", description="Writes one page that sets runs beside each other."
     )
     flags.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs that have ended")

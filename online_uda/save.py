@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from online_uda.errors import OK, USER_ERRORS, UserError, tell
+from streams.arguments import OneLineParser
 
 if TYPE_CHECKING:
     from online_uda.networks.checkpoints import LoadedNetwork
@@ -52,7 +53,7 @@ class _Found:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status; a user's mistake is one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
-    flags = argparse.ArgumentParser(
+    flags = OneLineParser(
         prog="python -m online_uda.save", description="Saves a network, or what a run has learned.", epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from online_uda.errors import INTERRUPTED, OK, USER_ERROR, USER_ERRORS, UserError, tell
+from online_uda.errors import INTERRUPTED, OK, USER_ERRORS, UserError, tell
+from streams.arguments import OneLineParser
 
 if TYPE_CHECKING:
     from online_uda.tuning.session import Study
@@ -34,14 +35,6 @@ exit status: 0 done, 2 something to correct, 130 stopped with Ctrl-C: recipe.yam
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors in one line, as all others."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"error: {message}; --help shows all options", file=sys.stderr)
-        raise SystemExit(USER_ERROR)
-
-
 def _number(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
@@ -58,7 +51,7 @@ def _number(kind: Callable[[str], float], least: float, most: float) -> Callable
 
 def parser() -> argparse.ArgumentParser:
     """Flags of the command."""
-    flags = _Parser(
+    flags = OneLineParser(
         prog="python -m online_uda.tune", allow_abbrev=False,
         description="Searches methods and their settings on streams rendered from labelled source frames.",
         epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,

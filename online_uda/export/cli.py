@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from online_uda.errors import OK, USER_ERRORS, UserError, tell
+from streams.arguments import OneLineParser
 
 MOVABLE = ("none", "norm", "head", "all")
 _EXAMPLE = """\
@@ -23,7 +24,7 @@ example:
 
 def parser() -> argparse.ArgumentParser:
     """Flags of the export command."""
-    flags = argparse.ArgumentParser(
+    flags = OneLineParser(
         prog="python -m online_uda.export",
         description="Writes a network, or the network that a run has adapted, as ONNX, and checks it against torch.",
         epilog=_EXAMPLE,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from online_uda.errors import INTERRUPTED, OK, USER_ERRORS, UserError, tell
+from streams.arguments import OneLineParser
 
 _EXAMPLE = """example:
   python -m online_uda.training --data town --out runs/town_b0 --iterations 4000
@@ -39,7 +40,7 @@ def _at_least(smallest: int) -> Callable[[str], int]:
 
 def parser() -> argparse.ArgumentParser:
     """Flags of the training command."""
-    flags = argparse.ArgumentParser(
+    flags = OneLineParser(
         prog="python -m online_uda.training",
         description="Trains a network on labelled source images, then its light head with all else frozen.",
         epilog=_EXAMPLE,

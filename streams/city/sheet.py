@@ -6,16 +6,18 @@ consecutive moments of one drive.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.arguments import OneLineParser
 from streams.city.drive import SPLITS, Drive
 from streams.classes import CITYSCAPES_19
+from streams.errors import StreamError
 from streams.frame import Scene
+from streams.picture_file import check_picture_name, write_picture
 
 DEPTH_RANGE_M = (2.0, 200.0)
 
@@ -53,15 +55,17 @@ def contact_sheet(split: str, drives: int, width: int) -> NDArray[np.uint8]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the contact sheet to a PNG file."""
-    parser = argparse.ArgumentParser(description="Contact sheet of the built-in town: image | label | depth.")
+    parser = OneLineParser(description="Contact sheet of the built-in town: image | label | depth.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--split", choices=SPLITS, default="val")
     parser.add_argument("--drives", type=int, default=8)
     parser.add_argument("--width", type=int, default=384)
     options = parser.parse_args(arguments)
-    sheet = contact_sheet(options.split, options.drives, options.width)
-    if not cv2.imwrite(str(options.out), sheet[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9]):
-        raise OSError(f"cannot write {options.out}")
+    try:
+        check_picture_name(options.out)
+        write_picture(options.out, contact_sheet(options.split, options.drives, options.width))
+    except StreamError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
+from streams.arguments import OneLineParser
 from streams.errors import StreamError
 from streams.weather import preview
 from streams.weather.registry import EVENTS
@@ -12,7 +12,7 @@ from streams.weather.registry import EVENTS
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit status; a user's mistake is one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m streams.weather", description="Weather on pictures.")
+    parser = OneLineParser(prog="python -m streams.weather", description="Weather on pictures.")
     commands = parser.add_subparsers(dest="command", required=True)
     preview.add_arguments(commands.add_parser("preview", help="a contact sheet of one event on an image"))
     commands.add_parser("list", help="all events and their parameters")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from streams.errors import StreamError
 from streams.frame import Intrinsics, Scene
+from streams.picture_file import check_picture_name, write_picture
 from streams.weather.effect import check_number
 from streams.weather.parse import parse_effect, parse_weather
 from streams.weather.registry import EVENTS
@@ -140,19 +141,11 @@ def run(arguments: argparse.Namespace) -> None:
             raise StreamError(f"--set: {key} has no readable value: {value!r}") from None
     parse_effect(event, options)
     strengths = [_number(text) for text in arguments.strength] if arguments.strength else LADDERS[event]
-    if arguments.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise StreamError(f"{arguments.out}: write a .png or .jpg file")
+    check_picture_name(arguments.out)
     sheet = preview_sheet(
         load_scene(arguments.image, arguments.depth, arguments.seed), event, strengths, options, arguments.seed
     )
-    try:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        quality = [] if arguments.out.suffix.lower() == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 85]
-        written = cv2.imwrite(str(arguments.out), sheet[..., ::-1], quality)
-    except (OSError, cv2.error) as error:
-        raise StreamError(f"{arguments.out}: could not be written ({error})") from None
-    if not written:
-        raise StreamError(f"{arguments.out}: could not be written")
+    write_picture(arguments.out, sheet)
 
 
 def _number(text: str) -> float:

@@ -6,15 +6,16 @@ python -m streams.weather.sheet OUT.png --image FRAME.jpg     (a frame without d
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.arguments import OneLineParser
 from streams.errors import StreamError
 from streams.frame import Scene
+from streams.picture_file import check_picture_name, write_picture
 from streams.weather.parse import parse_weather
 from streams.weather.stream import WeatherStream
 
@@ -54,23 +55,27 @@ def with_name(image: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the sheet of a frame of the built-in town, or of an image file."""
-    parser = argparse.ArgumentParser(prog="python -m streams.weather.sheet", description=__doc__.splitlines()[0])
+    parser = OneLineParser(prog="python -m streams.weather.sheet", description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="picture to write, such as docs/pictures/rain_ladder.png")
     parser.add_argument("--image", type=Path, help="a frame to use instead of the town")
     parser.add_argument("--seed", type=int, default=5, help="town route and rain drops")
     options = parser.parse_args(arguments)
-    if options.image is None:
+    try:
+        check_picture_name(options.out)
+        write_picture(options.out, make_sheet(_scene(options.image, options.seed), options.seed))
+    except StreamError as error:
+        parser.error(str(error))
+
+
+def _scene(image: Path | None, seed: int) -> Scene:
+    if image is None:
         from streams.city import Drive  # compiled code: only where there is a town
 
-        scene = Drive("stream", options.seed, _TOWN_SIZE, 10.0).render(_TOWN_FRAME)
-    else:
-        pixels = cv2.imread(str(options.image), cv2.IMREAD_COLOR)
-        if pixels is None:
-            parser.error(f"{options.image}: not a readable image")
-        scene = Scene(np.ascontiguousarray(pixels[..., ::-1]))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(options.out), make_sheet(scene, options.seed)[..., ::-1]):
-        raise StreamError(f"{options.out}: could not be written")
+        return Drive("stream", seed, _TOWN_SIZE, 10.0).render(_TOWN_FRAME)
+    pixels = cv2.imread(str(image), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise StreamError(f"{image}: not a readable image")
+    return Scene(np.asarray(np.ascontiguousarray(pixels[..., ::-1]), np.uint8))
 
 
 if __name__ == "__main__":

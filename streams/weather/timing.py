@@ -12,7 +12,9 @@ import time
 import cv2
 import numpy as np
 
+from streams.arguments import OneLineParser
 from streams.frame import Scene
+from streams.schedule import MAX_SIDE, MIN_SIDE
 from streams.weather.ground_plane import DEPTH_CAP_M, default_intrinsics, ground_plane_depth
 from streams.weather.parse import parse_weather
 from streams.weather.stream import WeatherStream
@@ -69,7 +71,13 @@ def measure(width: int, height: int, frames: int = 20) -> list[tuple[str, dict[s
 def main(arguments: list[str]) -> None:
     """Print the table for ``WIDTH HEIGHT``."""
     cv2.setNumThreads(1)
-    width, height = (int(value) for value in arguments or ("1024", "512"))
+    flags = OneLineParser(prog="python -m streams.weather.timing", description="Milliseconds a frame of every event.")
+    flags.add_argument("width", type=int, nargs="?", default=1024)
+    flags.add_argument("height", type=int, nargs="?", default=512)
+    sides = flags.parse_args(arguments)
+    width, height = sides.width, sides.height
+    if not all(MIN_SIDE <= side <= MAX_SIDE for side in (width, height)):
+        flags.error(f"{width}x{height}: width and height must be {MIN_SIDE} to {MAX_SIDE}")
     print(f"{width}x{height}, load of the machine {os.getloadavg()[0]:.1f}; milliseconds a frame")
     for case, took in measure(width, height):
         print(f"p50 {took['p50']:6.1f}  p95 {took['p95']:6.1f}  processor {took['cpu']:6.1f}  {case}")
