@@ -32,6 +32,13 @@ SCOPES: dict[str, dict[str, Any]] = {
     "head": {"parameters": "head"},
     "last stage": {"parameters": "suffix", "select": "fixed", "first_module": 4},
 }
+SAVINGS: dict[str, dict[str, Any] | None] = {
+    "none": None,
+    "recompute": {"kind": "recompute"},
+    "prune, half of each": {"kind": "prune", "rule": "even", "keep": 0.5},
+    "prune, surgeon": {"kind": "prune"},
+}
+"""Values of the slot ``activations``."""
 
 
 class Peak(TorchDispatchMode):
@@ -97,24 +104,44 @@ def peak_of_a_step(
     return counted.peak / 2**20
 
 
-def main() -> None:
-    """Measures every network with every scope; prints a table, and writes it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", nargs="+", default=["segformer_b0"])
-    parser.add_argument("--size", default="256x512")
-    parser.add_argument("--out", type=Path, help="writes OUT.md and OUT.json")
-    options = parser.parse_args()
-    size = parse_tile(options.size)
+def by_scope(networks: list[str], size: tuple[int, int]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Lines of a table with a column a scope, and its figures."""
     lines = ["| network | " + " | ".join(f"{scope}, MiB" for scope in SCOPES) + " | norm : all |", "|---" * 6 + "|"]
     rows: list[dict[str, Any]] = []
-    for network in options.network:
+    for network in networks:
         peaks = {scope: peak_of_a_step(network, size, slot) for scope, slot in SCOPES.items()}
         ratio = peaks["norm"] / peaks["all"]
         rows.append({"network": network, "size": list(size), "peak_mib": peaks, "norm_to_all": ratio})
         lines.append(f"| `{network}` | " + " | ".join(f"{peak:.0f}" for peak in peaks.values()) + f" | {ratio:.2f} |")
         print(lines[-1], flush=True)
+    return lines, rows
+
+
+def by_saving(networks: list[str], size: tuple[int, int]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Lines of a table with a column a value of the slot ``activations``, and its figures."""
+    lines = ["| network, scope | " + " | ".join(f"{saving}, MiB" for saving in SAVINGS) + " |", "|---" * 5 + "|"]
+    rows: list[dict[str, Any]] = []
+    for network in networks:
+        for scope in ("all", "norm"):
+            peaks = {name: peak_of_a_step(network, size, SCOPES[scope], slot) for name, slot in SAVINGS.items()}
+            rows.append({"network": network, "size": list(size), "scope": scope, "peak_mib": peaks})
+            lines.append(f"| `{network}`, {scope} | " + " | ".join(f"{peak:.0f}" for peak in peaks.values()) + " |")
+            print(lines[-1], flush=True)
+    return lines, rows
+
+
+def main() -> None:
+    """Measures every network with every scope; prints a table, and writes it where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", nargs="+", default=["segformer_b0"])
+    parser.add_argument("--size", default="256x512")
+    parser.add_argument("--savings", action="store_true", help="compares values of the slot activations, not scopes")
+    parser.add_argument("--out", type=Path, help="writes OUT.md and OUT.json")
+    options = parser.parse_args()
+    lines, rows = (by_saving if options.savings else by_scope)(options.network, parse_tile(options.size))
     if options.out is not None:
         command = f"python -m benchmarks.step_memory --network {' '.join(options.network)} --size {options.size}"
+        command += " --savings" if options.savings else ""
         text = f"# Memory of a learning step\n\n`{command}`\n\n{__doc__.split(chr(10) * 2)[2].strip()}\n\n"
         options.out.with_suffix(".md").write_text(text + "\n".join(lines) + "\n")
         options.out.with_suffix(".json").write_text(json.dumps({"command": command, "rows": rows}, indent=1) + "\n")

@@ -36,11 +36,11 @@ def cost_of(settings: MethodSettings) -> Cost:
         forwards, backwards = forwards + 1, backwards + 1
         forwards += wanted.entropy.shuffle is not None
     if wanted.likelihood is not None:
-        views = 1 + (wanted.likelihood.consistency > 0.0)
-        forwards, backwards = forwards + views, backwards + views
+        passes = 1 + (wanted.likelihood.consistency > 0.0)
+        forwards, backwards = forwards + passes, backwards + passes
     if wanted.taught is not None:
-        slot = wanted.taught.views
-        scales = [scale**2 * (1 + slot.flip) for scale in slot.scales] + [0.0 if 1.0 in slot.scales else 1.0]
+        views = wanted.taught.views
+        scales = [scale**2 * (1 + views.flip) for scale in views.scales] + [0.0 if 1.0 in views.scales else 1.0]
         forwards += sum(scales) + (wanted.taught.trust != "views") + 1
         backwards += 1
     if wanted.prototype is not None:
@@ -68,8 +68,11 @@ def cost_of(settings: MethodSettings) -> Cost:
             forwards, backwards = forwards + 1 + area, backwards + 1 + area
         forwards += area / settings.replay.batch * (wanted.mixed is not None)
         forwards += area * (wanted.feature_distance is not None)
-    if settings.activations is not None and settings.activations.kind == "recompute":
+    slot = settings.activations
+    if slot is not None and slot.kind == "recompute":
         forwards += backwards  # nearly: heads, and what lies outside of blocks, run once
+    elif slot is not None and slot.kind == "prune" and slot.rule == "surgeon":
+        forwards, backwards = forwards + slot.crop / slot.every, backwards + slot.crop / slot.every
     twice = 2 if settings.optimizer.sharpness > 0.0 else 1
     times = settings.steps * twice
     looks = settings.norm.views * settings.norm.crop**2 if settings.norm.statistics == "dua" else 0.0

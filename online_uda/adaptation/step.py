@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from online_uda.adaptation.activations.saving import saving_of
+from online_uda.adaptation.activations.saving import Saving
 from online_uda.adaptation.adversarial_step import AdversarialStep
 from online_uda.adaptation.discrepancy_step import DiscrepancyStep
 from online_uda.adaptation.feature_terms import Contrast, Whitening
@@ -75,7 +75,7 @@ class StepGradients:
         if settings.mixing is not None and settings.mixing.rare and replay is not None:
             self._rare = RarePatches(replay.buffer, settings.mixing.rare_pool, replay.crop_size)
         self._device = next(student.parameters()).device
-        self._saving = saving_of(settings.activations, student)
+        self._saving = Saving(settings.activations, student, self._looking)
         run = FramePass(student, self._within(mode.on_the_frame, mode.again_on_the_frame), generator)
         of_source = quiet(source, autocast)
         self._of_the_frame = frame_objectives(
@@ -102,6 +102,7 @@ class StepGradients:
             effort: Share of the images to learn from.
         """
         losses: dict[str, float] = {}
+        yield from self._saving.look(frames)
         alone = self._wanted.adversarial is not None and self._wanted.adversarial.phase == "disc_only"
         for name, objective in {} if alone else self._of_the_frame.items():
             loss = yield from objective.pieces(self._narrow(frames, effort))
@@ -225,6 +226,7 @@ class StepGradients:
         found: dict[str, Remembering] = dict(self._of_the_frame)
         of_source: dict[str, Remembering | None] = {
             "adversarial": self._adversarial, "transfer": self._transfer, "mixed": self._mixed,
+            "activations": self._saving.prune,
         }  # fmt: skip
         return {**found, **{name: part for name, part in of_source.items() if part is not None}}
 
@@ -246,6 +248,11 @@ class StepGradients:
                 yield
 
         return both
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        with self._mode.looking(), self._autocast():
+            yield
 
     @contextmanager
     def _within_teacher(self) -> Iterator[None]:

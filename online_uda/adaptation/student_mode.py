@@ -75,6 +75,10 @@ class StudentMode:
         """As `again`, for what ran `on_the_frame`."""
         return self._retraining() if self._trains else self._norm.on_the_frame()
 
+    def looking(self) -> AbstractContextManager[None]:
+        """Around a look at the stream's frame that nothing is learned from: no dropout, and no statistics learned."""
+        return self._norm.of_the_batch() if self._trains else self._norm.on_the_frame()
+
     @contextmanager
     def _retraining(self) -> Iterator[None]:
         published = self._norm.copy_buffers()

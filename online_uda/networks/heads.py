@@ -44,6 +44,7 @@ class AllMLPHead(nn.Module):
             with torch.autocast(feature.device.type, enabled=False):
                 part = upsample(part, size)
             fused = part if fused is None else fused + part
+            del part  # the last one would live as long as the rest of the pass
         assert fused is not None
         return self.classifier(self.dropout(F.relu(self.norm(fused), inplace=True)))  # no graph needs what norm gives
 

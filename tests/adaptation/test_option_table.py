@@ -27,6 +27,7 @@ Data = dict[str, Any]
 SGD: Data = {"name": "sgd", "learning_rate": 0.05, "momentum": 0.0}
 TENT: Data = {"norm": {"statistics": "stream"}, "scope": {"parameters": "all"}, "optimizer": SGD,
               "objectives": {"entropy": {}}}  # fmt: skip
+PRUNE: Data = {**TENT, "activations": {"kind": "prune", "keep": 0.5}}
 STILL: Data = {"scope": {"parameters": "none"}}
 DUA: Data = {**STILL, "norm": {"statistics": "dua"}}
 SUFFIX: Data = {"scope": {"parameters": "suffix"}, "optimizer": SGD, "objectives": {"entropy": {}}}
@@ -231,11 +232,16 @@ ROWS: list[tuple[str, Any, Data, int]] = [
     ("trigger[stride]__smallest", 1, STRIDE, 3),
     ("trigger[stride]__largest", 2, KEEPS_UP, 4),
     ("trigger[drift]__scale", 0.25, DRIFT, 1),
+    ("activations[prune]__keep", 0.1, PRUNE, 1),
+    ("activations[prune]__rule", "even", PRUNE, 1),
+    ("activations[prune]__every", 3, PRUNE, 3),
+    ("activations[prune]__crop", 1.0, PRUNE, 1),
 ]
 
 ELSEWHERE = {
     "description": "test_settings.py::test_shipped_methods_load_and_survive_the_resolved_config",
-    "activations__kind": "test_recompute.py::test_the_graph_is_smaller",
+    "activations[recompute]__kind": "test_recompute.py::test_the_graph_is_smaller",
+    "activations[prune]__kind": "test_prune.py::test_less_is_kept_and_whole_shares_keep_every_bit",
     "alignment__own": "test_look.py::test_own_is_the_share_of_the_streams_own_near_look",
     **{
         f"reservoir__{key}": "test_reservoir.py::test_every_option_counts"

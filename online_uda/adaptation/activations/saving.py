@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from torch import Tensor
+
 from online_uda.adaptation.activations.frozen import FrozenConvolutions, has_frozen_convolutions
+from online_uda.adaptation.activations.prune import Prune
 from online_uda.adaptation.activations.recompute import Again, Recompute
-from online_uda.adaptation.settings.activations import Activations
+from online_uda.adaptation.pieces import Pieces
+from online_uda.adaptation.settings.activations import Activations, PruneSettings
 from online_uda.networks.segmenter import Segmenter
 
 
@@ -16,12 +20,34 @@ class Saving:
     """Keeps what frozen convolutions do not need out of the graph, and with the slot more than that.
 
     Args:
+        slot: How; None keeps all that is needed.
         student: That learns.
-        recompute: Runs blocks again; None keeps all that is needed.
+        looking: Mode of the student when it looks at a frame without a trace, and autocast.
+
+    Attributes:
+        prune: Where the slot asks for it; it has a memory.
+
+    Raises:
+        UserError: The network has no blocks to run again.
     """
 
-    def __init__(self, student: Segmenter, recompute: Recompute | None = None) -> None:
-        self._student, self._recompute = student, recompute
+    def __init__(self, slot: Activations | None, student: Segmenter, looking: Again) -> None:
+        self._student = student
+        self.prune = Prune(slot, student, looking) if isinstance(slot, PruneSettings) else None
+        self._recompute = Recompute(student) if slot is not None and slot.kind == "recompute" else None
+
+    def look(self, frames: Tensor) -> Pieces[None]:
+        """What comes before the objectives of a step.
+
+        Args:
+            frames: ``(1, 3, H, W)`` float32 RGB in [0, 1], as far as the step learns from them.
+        """
+        if self.prune is None:
+            return
+        if self.prune.due:
+            yield "activations.look"
+            self.prune.look(frames)
+        self.prune.stepped()
 
     @contextmanager
     def around(self, again: Again) -> Iterator[None]:
@@ -30,13 +56,15 @@ class Saving:
         Args:
             again: The mode of the student in that pass, without a trace.
         """
-        with self._lean(), self._more(lambda: _both(again, self._lean)):
+        with self._more(lambda: _both(again, self._lean)), self._lean():
             yield
 
     def _lean(self) -> AbstractContextManager[Any]:
         return FrozenConvolutions() if has_frozen_convolutions(self._student) else nullcontext()
 
     def _more(self, again: Again) -> AbstractContextManager[Any]:
+        if self.prune is not None:
+            return self.prune.around()
         return nullcontext() if self._recompute is None else self._recompute.around(again)
 
 
@@ -44,12 +72,3 @@ class Saving:
 def _both(first: Again, second: Again) -> Iterator[None]:
     with first(), second():
         yield
-
-
-def saving_of(slot: Activations | None, student: Segmenter) -> Saving:
-    """What the slot asks for.
-
-    Raises:
-        UserError: The network has no blocks to run again.
-    """
-    return Saving(student, None if slot is None else Recompute(student))

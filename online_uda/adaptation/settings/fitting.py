@@ -171,7 +171,18 @@ def _reservoir(method: MethodSettings) -> Iterator[KeyedError]:
         yield KeyedError("this method never moves a weight, so there is nothing to keep; drop it", "reservoir")
 
 
+def _activations(method: MethodSettings) -> Iterator[KeyedError]:
+    if method.activations is None:
+        return
+    if method.scope.parameters == "none":
+        yield KeyedError("no parameter learns, so there is no graph to make smaller; drop it", "activations")
+    if method.activations.kind == "prune" and method.scope.parameters == "bias":
+        yield KeyedError(
+            "prunes inputs for gradients of weights, and only biases learn; drop it", "activations", "kind"
+        )
+
+
 RULES = (
     _replay, _mixed, _teacher, _deploy, _scope, _adapters, _guards, _fisher, _sharpness, _recovery, _stride,
-    _memory, _contrast, _adversarial, _mad, _reservoir,
+    _memory, _contrast, _adversarial, _mad, _reservoir, _activations,
 )  # fmt: skip
