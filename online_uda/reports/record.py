@@ -22,12 +22,14 @@ class FrameImages:
         adapted: ``(h, w)`` uint8 train ids predicted by the adapted network.
         frozen: The same from the frozen network, or None.
         truth: ``(h, w)`` uint8 train ids with 255 = ignore, or None without label.
+        sureness: Pixels that are right and wrong by their probability (`online_uda.evaluation.sureness`), or None.
     """
 
     image: NDArray[np.uint8]
     adapted: NDArray[np.uint8]
     frozen: NDArray[np.uint8] | None = None
     truth: NDArray[np.uint8] | None = None
+    sureness: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)

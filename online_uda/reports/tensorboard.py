@@ -5,6 +5,7 @@ Tags (step = frame index), a fixed schema:
     ``<domain>/frame_miou``, ``<domain>/frame_miou_frozen``: score of one frame, percent
     ``signal/value``, ``signal/detected``, ``signal/boundary``, ``signal/agreement``
     ``update/updated``, ``update/lr``, ``loss/<name>``, ``latency_ms/predict|adapt|frame``
+    ``<domain>/confidence``: PR curve of a visit: a pixel that is right is a positive, its probability the score
     ``panels/<visit>_<domain>/start|end``, ``panels/detected``: image, truth, frozen, adapted
     ``summary``: the final table as text
     ``hmean``, ``gain``, ``worst_visit`` ... of ``hparams/``: the run on the HPARAMS page (`online_uda.reports.hparams`)
@@ -20,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from online_uda.evaluation.sureness import BINS, Counts, curve
 from online_uda.reports.hparams import Setting, metrics_of, write_session
 from online_uda.reports.panels import compose_panel
 from online_uda.reports.record import FrameRecord
@@ -101,6 +103,7 @@ class TensorBoardSink:
         self._part_bytes, self._kept_parts = part_bytes, kept_parts
         self._frames = 0
         self._last: FrameRecord | None = None
+        self._sureness: Counts | None = None
         self._drawn: set[int] = set()
         self._latest_domain: str | None = None
         self._writer: SummaryWriter | None = None
@@ -163,15 +166,27 @@ class TensorBoardSink:
     def _draw_events(self, record: FrameRecord) -> None:
         started = self._last is None or record.visit != self._last.visit
         if started:
-            self._draw_visit_end()
+            self._end_visit()
             self._draw(record, f"panels/{_visit_tag(record)}/start")
         if record.detected:
             self._draw(record, "panels/detected")
         self._last = record
+        if record.images is not None and record.images.sureness is not None:
+            seen = record.images.sureness
+            self._sureness = seen if self._sureness is None else self._sureness + seen
 
-    def _draw_visit_end(self) -> None:
-        if self._last is not None:
-            self._draw(self._last, f"panels/{_visit_tag(self._last)}/end")
+    def _end_visit(self) -> None:
+        """The last panel of a visit, and its curve."""
+        if self._last is None:
+            return
+        self._draw(self._last, f"panels/{_visit_tag(self._last)}/end")
+        if self._sureness is not None:
+            tag = f"{domain_tag(self._last.domain)}/confidence"
+            right, wrong, left_wrong, left_right, precision, recall = curve(self._sureness)
+            self._opened().add_pr_curve_raw(
+                tag, right, wrong, left_wrong, left_right, precision, recall, self._last.frame, num_thresholds=BINS
+            )
+        self._sureness = None
 
     def _draw(self, record: FrameRecord, tag: str) -> None:
         if self._panels_left <= 0 or record.frame in self._drawn:
@@ -184,7 +199,7 @@ class TensorBoardSink:
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the last visit's end, the layout of every domain seen, the final table, and the row of HPARAMS."""
         writer = self._opened()
-        self._draw_visit_end()
+        self._end_visit()
         writer.add_custom_scalars(custom_layout(self._domains))
         text = "\n".join("    " + line for line in summary_table(summary).splitlines())
         writer.add_text("summary", text, int(summary.get("frames") or 0))

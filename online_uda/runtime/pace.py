@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, Protocol
 
 from online_uda.adaptation.method import Method, MindsCosts
@@ -84,6 +85,7 @@ class Untimed:
         scored = scorer.at_label_size(truth, mask, prediction)
         score, images = scorer.score(frame, truth, scored, scorer.frozen_mask(frames, scored))
         confidence = scorer.confidence(prediction)
+        images = replace(images, sureness=scorer.sureness(prediction, truth))
 
         with self._clock.measure("adapt") as adapt:
             step = self._method.observe(frames, prediction)

@@ -12,6 +12,7 @@ from torch import Tensor
 from online_uda.config import RunPlan
 from online_uda.evaluation.latency import LatencyMeter
 from online_uda.evaluation.prequential import FrameScore, PrequentialEvaluator
+from online_uda.evaluation.sureness import Counts, right_and_wrong
 from online_uda.networks.segmenter import Segmentation, Segmenter
 from online_uda.networks.views import Views
 from online_uda.reports.record import FrameImages, FrameRecord
@@ -73,6 +74,23 @@ class Scorer:
         """Mean probability of the predicted class, in percent, over every other pixel of the logits."""
         with torch.inference_mode():
             return 100.0 * float(prediction.logits[..., ::2, ::2].float().softmax(1).amax(1).mean())
+
+    @staticmethod
+    def sureness(prediction: Segmentation, truth: Truth) -> Counts | None:
+        """Right and wrong by probability, at the places that `confidence` looks at; None without a label."""
+        if truth.label is None:
+            return None
+        with torch.inference_mode():
+            found = prediction.logits[0, :, ::2, ::2].float().softmax(0).max(0)
+        probability, answer = found.values.cpu().numpy(), found.indices.cpu().numpy()
+        places = []
+        for axis, label_side in enumerate(truth.label.shape):
+            cells, side = prediction.logits.shape[2 + axis], prediction.size[axis]
+            middle = (np.arange(0, cells, 2) + 0.5) * prediction.padded[axis] / cells
+            places.append(np.floor(middle[middle < side] * label_side / side).astype(np.int64))
+        rows, columns = places
+        cut = (slice(len(rows)), slice(len(columns)))
+        return right_and_wrong(probability[cut], answer[cut], truth.label[np.ix_(rows, columns)])
 
     def fault(self, item: StreamItem) -> FrameRecord:
         """Counts and records a tick without a usable frame."""
