@@ -1,4 +1,4 @@
-"""Right and wrong by probability: against a loop over pixels, at the right places of a label, and as TensorBoard reads it."""
+"""Right and wrong by probability: against a loop over pixels, at the places of a label, as TensorBoard reads it."""
 
 from __future__ import annotations
 
