@@ -27,7 +27,7 @@ SAME = 0.25
 _MEAN_RATE = 0.1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Filed:
     """A state: how its domain looked, what learning had changed there, and when it was used last."""
 

@@ -142,6 +142,21 @@ def test_the_bank_is_bounded_and_the_state_unused_longest_goes() -> None:
     assert town.weight != 2.0
 
 
+def test_a_full_bank_drops_a_state_in_its_midst() -> None:
+    """The first one filed was recalled since, in a domain that is filed beside it."""
+    town = Town(states=2)
+    town.visit(0.3)
+    for place in (2.0, 8.0):
+        town.visit(place, learn=place)
+    assert "looked like this one" in str(town.visit(2.9, learn=2.9))
+    town.visit(20.0, learn=20.0)
+    assert len(town.memory) == 2
+    town.visit(8.0)
+    assert town.weight != 8.0
+    town.visit(2.9)
+    assert town.weight == pytest.approx(2.9, abs=1e-3)
+
+
 def test_a_domain_that_was_filed_is_filed_anew() -> None:
     town = Town()
     town.visit(0.3)
