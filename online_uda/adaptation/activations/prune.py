@@ -7,7 +7,7 @@ of the pruned input too, because the whole one is gone.
 
 A layer keeps the share ``keep * I_i / max I`` of its input, ``I_i = G_i M_i``, with the gradient importance
 ``G_i = |dL/dW_i| / sqrt(number of weights)`` and the memory importance ``M_i = log(sum_j A_j / A_i)`` for inputs of
-``A_i`` values (section 3.2 of the paper). Both come from a small pass of the entropy over the middle of the frame.
+``A_i`` values. Both come from a small pass of the entropy over the middle of the frame.
 """
 
 from __future__ import annotations
