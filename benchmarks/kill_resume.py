@@ -134,7 +134,8 @@ def trial(
             after_s = moments.uniform(0.0, takes_s[1])
             status = play(arguments, log, after_s)
         else:
-            frame = moments.randrange(_played(folder), len(whole["frames"]))
+            last = len(whole["frames"]) - 1  # a kill may have come when all were played and the end was not written
+            frame = moments.randint(min(_played(folder), last), last)
             after_s = moments.uniform(0.0, (takes_s[1] - takes_s[0]) / len(whole["frames"]))
             status = play(arguments, log, after_s, partial(_has_played, folder, frame))
         if status == 0:
