@@ -1,10 +1,11 @@
 """What the method makes of a frame before the network sees it: moved towards the look of the source, as far as needed.
 
 How a frame is moved: `online_uda.networks.alignment`, and `online_uda.networks.haze` after it. Where to is half the
-look of the source images and half the look that this very stream had while it was near the source, since another street
-is no weather. How far depends on how far the detector finds the stream from the source: not at all while it is near, so
-that clear weather costs nothing. Haze is taken out as far as the stream has gone the way of haze: at dusk and by night
-there is none, and what would be taken for it is contrast of the sky.
+look of the source images and half the look that this very stream had while it was near the source, since another
+street is no weather. How far depends on how far the detector finds the stream from the source: not at all while it is
+near, so that clear weather costs nothing. Haze is taken out, and rows are moved each by its own moments, as far as the
+stream has gone the way of haze. At dusk and by night there is none: what would be taken for it is contrast of the sky,
+and what rows differ in is the street.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from online_uda.adaptation.settings import AlignmentSettings
 from online_uda.adaptation.trigger.base import Decision, share_of_far
-from online_uda.networks.alignment import InputAlignment, Look, moments, moved, to_opponent
+from online_uda.networks.alignment import InputAlignment, Look, between, moments, moved, to_opponent
 from online_uda.networks.haze import cleared, transmission_by_height
 
 NEAR_BELOW = 0.75
@@ -57,12 +58,17 @@ class StreamLook:
     @property
     def haze(self) -> float:
         """Share of the haze beyond the normal that is taken away at present."""
-        return self._settings.haze * min(self._share, share_of_far(self._hazy))
+        return self._settings.haze * self.veil
+
+    @property
+    def veil(self) -> float:
+        """How far the stream has gone the way of haze, in [0, 1], and with it how much place says of the light."""
+        return min(self._share, share_of_far(self._hazy))
 
     @property
     def wanted(self) -> Look:
         """Where to."""
-        return _between(self._source, self._near, self._settings.own)
+        return between(self._source, self._near, self._settings.own)
 
     @property
     def _normal(self) -> Tensor | None:
@@ -79,7 +85,7 @@ class StreamLook:
         with torch.no_grad():
             seen = self._look_at(frames)
             look = seen if _jumped(seen, now) else now
-            out = moved(to_opponent(frames), look, self.wanted, self.strength)
+            out = moved(to_opponent(frames), look, self.wanted, self.strength, self.veil)
             normal, haze = self._normal, self.haze
             return out if normal is None or haze == 0.0 else cleared(out, normal, haze)
 
@@ -91,7 +97,7 @@ class StreamLook:
             self._frames = 0
         self._frames += 1
         rate = max(self._rate, 1.0 / self._frames)
-        self._now = seen if self._now is None else _between(self._now, seen, rate)
+        self._now = seen if self._now is None else between(self._now, seen, rate)
         distance = decision.distance
         self._share = share_of_far(distance)
         if decision.haze is None:
@@ -101,7 +107,7 @@ class StreamLook:
         if distance is not None and distance < NEAR_BELOW:
             self._near_frames += 1
             rate = max(_NEAR_RATE, 1.0 / (self._near_frames + _NEAR_PRIOR))
-            self._near = _between(self._near, seen, rate)
+            self._near = between(self._near, seen, rate)
             if self._near_clear is not None:
                 self._near_clear = torch.lerp(self._near_clear, transmission_by_height(frames), rate)
 
@@ -116,7 +122,7 @@ class StreamLook:
         """The step as it stands, for a network that leaves the run; None where frames are not moved."""
         if self._share == 0.0:
             return None
-        return InputAlignment(*self.wanted, self.strength, self.haze, self._normal).as_dict()
+        return InputAlignment(*self.wanted, self.strength, self.haze, self._normal, self.veil).as_dict()
 
     def state_dict(self) -> dict[str, Any]:
         """The stream's looks; the source's follows from the source images."""
@@ -141,7 +147,3 @@ class StreamLook:
 
 def _jumped(one: Look, other: Look) -> bool:
     return bool((one[0][:, 0] - other[0][:, 0]).abs().max() > JUMP)
-
-
-def _between(one: Look, other: Look, share: float) -> Look:
-    return torch.lerp(one[0], other[0], share), torch.lerp(one[1], other[1], share)

@@ -1,15 +1,17 @@
 """A frame's light and haze, row by row, moved part of the way to another look.
 
-Rain, fog and dusk change brightness, contrast and colour, and how much follows the distance; in a street seen from a
-car distance follows the height in the picture. So the frame is cut into a coarse grid of rows (and columns), and the
-first two moments of luma and chroma of each cell are moved towards those of the wanted look:
+Rain, fog and dusk change brightness, contrast and colour. In rain and fog how much follows the distance, and in a
+street seen from a car distance follows the height in the picture. So the frame is cut into a coarse grid of rows (and
+columns), and the first two moments of luma and chroma of each cell are moved towards those of the wanted look:
 
     y' = y * exp(s (l0 - l)) + m (1 - exp(s (l0 - l))) + s (m0 - m)
 
 with m and l the mean and the log standard deviation of the frame's cell, m0 and l0 the wanted ones, s the strength;
 between the centres of cells the coefficients are interpolated. This is AdaIN (Huang and Belongie, ICCV 2017) on pixels,
 by place, and against the usual direction: not the source gets the target's look, but the target the source's. Half the
-way leaves room for what really differs between two scenes. What haze the rows do not explain goes after that:
+way leaves room for what really differs between two scenes. Other streets have other things at other heights, too, and
+where no veil lies between them and the camera, place says nothing of the light: there the moments of the whole frame
+stand for those of every cell (`of_the_whole`). What haze the rows do not explain goes after that:
 `online_uda.networks.haze`.
 """
 
@@ -46,6 +48,7 @@ class InputAlignment(nn.Module):
         strength: Share of the way, in [0, 1]; 0 leaves frames as they are.
         haze: Share of the haze beyond the normal that is taken away, in [0, 1].
         transmission: The normal one by height, ``(1, 1, ROWS, 1)``; None where no haze is taken away.
+        by_place: How far cells are moved each by its own moments rather than by the frame's, in [0, 1].
     """
 
     mean: Tensor
@@ -59,9 +62,10 @@ class InputAlignment(nn.Module):
         strength: float,
         haze: float = 0.0,
         transmission: Tensor | None = None,
+        by_place: float = 1.0,
     ) -> None:
         super().__init__()
-        self.strength, self.haze = strength, haze
+        self.strength, self.haze, self.by_place = strength, haze, by_place
         # Not persistent: they follow from the source images, and a network's weights keep the names they have without.
         self.register_buffer("mean", mean.clone(), persistent=False)
         self.register_buffer("log_deviation", log_deviation.clone(), persistent=False)
@@ -71,7 +75,8 @@ class InputAlignment(nn.Module):
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, for a file that travels without the source images."""
         values = {
-            "strength": self.strength, "mean": self.mean[0].tolist(), "log_deviation": self.log_deviation[0].tolist(),
+            "strength": self.strength, "by_place": self.by_place,
+            "mean": self.mean[0].tolist(), "log_deviation": self.log_deviation[0].tolist(),
         }  # fmt: skip
         if self.transmission is not None:
             values |= {"haze": self.haze, "transmission": self.transmission.flatten().tolist()}
@@ -89,13 +94,13 @@ class InputAlignment(nn.Module):
         mean, deviation = (torch.tensor(values[key], dtype=torch.float32)[None] for key in ("mean", "log_deviation"))
         if mean.ndim != 4 or mean.shape[1] != 3 or mean.shape != deviation.shape:
             raise ValueError(f"expected moments (3, rows, columns), got {tuple(mean.shape)}, {tuple(deviation.shape)}")
-        haze = float(values.get("haze", 0.0))
+        haze, by_place = float(values.get("haze", 0.0)), float(values.get("by_place", 1.0))
         if haze == 0.0:
-            return cls(mean, deviation, float(values["strength"]))
+            return cls(mean, deviation, float(values["strength"]), by_place=by_place)
         transmission = torch.tensor(values["transmission"], dtype=torch.float32)
         if transmission.shape != (ROWS,):
             raise ValueError(f"expected a transmission at {ROWS} heights, got {tuple(transmission.shape)}")
-        return cls(mean, deviation, float(values["strength"]), haze, transmission[None, None, :, None])
+        return cls(mean, deviation, float(values["strength"]), haze, transmission[None, None, :, None], by_place)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -106,7 +111,8 @@ class InputAlignment(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """Aligns ``frames`` (B, 3, H, W) float32 RGB in [0, 1], every frame by its own moments; the same shape."""
         opponent = to_opponent(frames)
-        out = moved(opponent, moments(opponent, self.grid), (self.mean, self.log_deviation), self.strength)
+        look, wanted = moments(opponent, self.grid), (self.mean, self.log_deviation)
+        out = moved(opponent, look, wanted, self.strength, self.by_place)
         return out if self.transmission is None else cleared(out, self.transmission, self.haze)
 
 
@@ -125,7 +131,20 @@ def to_frame(image: NDArray[np.uint8], device: torch.device) -> Tensor:
     return torch.from_numpy(np.array(image)).to(device).permute(2, 0, 1)[None].float() / 255.0
 
 
-def moved(opponent: Tensor, look: Look, wanted: Look, strength: float) -> Tensor:
+def of_the_whole(look: Look) -> Look:
+    """A look whose cells all have the moments of the frame that they make up; of the same shape."""
+    mean, deviation = look
+    whole = mean.mean((2, 3), keepdim=True)
+    variance = ((2.0 * deviation).exp() + mean * mean).mean((2, 3), keepdim=True) - whole * whole
+    return whole.expand_as(mean), (0.5 * variance.clamp_min(SMALLEST_DEVIATION**2).log()).expand_as(deviation)
+
+
+def between(one: Look, other: Look, share: float) -> Look:
+    """The look a ``share`` of the way from one to the other."""
+    return torch.lerp(one[0], other[0], share), torch.lerp(one[1], other[1], share)
+
+
+def moved(opponent: Tensor, look: Look, wanted: Look, strength: float, by_place: float = 1.0) -> Tensor:
     """Moves frames from one look towards another.
 
     Args:
@@ -133,10 +152,13 @@ def moved(opponent: Tensor, look: Look, wanted: Look, strength: float) -> Tensor
         look: Means and log deviations of their cells, each ``(B or 1, 3, rows, columns)``.
         wanted: Those to move to, of the same grid.
         strength: Share of the way.
+        by_place: How far each cell goes by its own moments rather than by those of the whole frame, in [0, 1].
 
     Returns:
         ``(B, 3, H, W)`` float32 RGB in [0, 1].
     """
+    if by_place < 1.0:
+        look, wanted = (between(of_the_whole(one), one, by_place) for one in (look, wanted))
     size = (int(opponent.shape[-2]), int(opponent.shape[-1]))
     (mean, deviation), (wanted_mean, wanted_deviation) = look, wanted
     gain = (strength * (wanted_deviation - deviation)).clamp(-LARGEST_LOG_GAIN, LARGEST_LOG_GAIN).exp()

@@ -107,6 +107,30 @@ def test_haze_is_taken_away_as_far_as_the_stream_has_gone_the_way_of_haze() -> N
     assert look.haze == 0.0, "near the source nothing is taken"
 
 
+def test_rows_go_by_their_own_moments_as_far_as_the_stream_has_gone_the_way_of_haze() -> None:
+    """Another street by night: what its rows differ in is no light, and only the light of the whole is moved."""
+    frame = next(stream(1, haze=0.0)) * 0.4
+    frame[..., : frame.shape[-2] // 4, :] *= 0.3  # dark roofs where the source has sky
+
+    def lifts(haze: float) -> Tensor:
+        look = look_of()
+        out = shown(look, iter([frame]), Decision(True, distance=2.0, haze=haze))
+        exported = deployed_alignment({"look": look.state_dict()})
+        assert exported is not None
+        torch.testing.assert_close(exported(frame), out)
+        return cells(out)[0][0, 0, :, 0] - cells(frame)[0][0, 0, :, 0]
+
+    night, half, veiled = lifts(0.0), lifts((STARTS_AT + FULL_AT) / 2), lifts(2.0)
+    assert float(night[0]) < float(half[0]) < float(veiled[0]), "roofs are no night sky to be lit"
+    whole = frame.mean((2, 3))
+    alone = look_of(rows=1)
+    alone.watch(frame, Decision(True, distance=2.0, haze=2.0))
+    night_look = look_of()
+    night_look.watch(frame, Decision(True, distance=2.0, haze=0.0))
+    torch.testing.assert_close(night_look(frame), alone(frame), atol=0.02, rtol=0)
+    assert (night_look(frame).mean((2, 3)) > whole).all()
+
+
 def test_without_haze_a_frame_is_moved_alone() -> None:
     plain, taking, night = look_of(haze=0.0), look_of(haze=0.8), next(stream(1, haze=0.0)) * 0.3
     for look in (plain, taking):

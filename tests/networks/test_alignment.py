@@ -18,7 +18,7 @@ from torch import Tensor
 from online_uda.errors import UserError
 from online_uda.export.graph import export_graph
 from online_uda.export.session import open_session
-from online_uda.networks.alignment import InputAlignment, mean_look, moments, to_opponent
+from online_uda.networks.alignment import InputAlignment, mean_look, moments, of_the_whole, to_opponent
 from online_uda.networks.checkpoint_writer import save_folder
 from online_uda.networks.checkpoints import load_folder
 from online_uda.networks.haze import mean_transmission
@@ -46,10 +46,12 @@ def tensor(image: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255.0
 
 
-def fitted(grid: tuple[int, int] = (4, 1), strength: float = 0.5, haze: float = 0.0) -> InputAlignment:
+def fitted(
+    grid: tuple[int, int] = (4, 1), strength: float = 0.5, haze: float = 0.0, by_place: float = 1.0
+) -> InputAlignment:
     images = [street(seed) for seed in range(6)]
     clear = mean_transmission(map(tensor, images)) if haze else None
-    return InputAlignment(*mean_look(images, grid, CPU), strength, haze, clear)
+    return InputAlignment(*mean_look(images, grid, CPU), strength, haze, clear, by_place)
 
 
 def hazy(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -78,6 +80,23 @@ def test_against_numpy_and_opencv(grid: tuple[int, int], size: tuple[int, int]) 
     expected = np.clip((y * gain + offset) @ np.linalg.inv(TO_OPPONENT).T, 0, 1)
     out = InputAlignment(*mean_look(sources, grid, CPU), 0.5)(tensor(frame))
     np.testing.assert_allclose(out[0].permute(1, 2, 0).numpy(), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("grid", [(4, 1), (2, 4)])
+def test_the_look_of_the_whole_is_the_frames_own(grid: tuple[int, int]) -> None:
+    opponent = to_opponent(tensor(street(3)))
+    whole, expected = of_the_whole(moments(opponent, grid)), moments(opponent, (1, 1))
+    for found, one in zip(whole, expected, strict=True):
+        torch.testing.assert_close(found, one.expand_as(found), atol=1e-5, rtol=0)
+
+
+def test_without_place_every_cell_is_moved_as_the_frame_is() -> None:
+    looks = mean_look([street(seed) for seed in range(4)], (1, 1), CPU)
+    cells = tuple(part.expand(1, 3, 4, 1) for part in looks)
+    frame = tensor(hazy(street(9)))
+    by_place, half, whole = (InputAlignment(*cells, 0.5, by_place=share)(frame) for share in (1.0, 0.5, 0.0))
+    torch.testing.assert_close(whole, InputAlignment(*looks, 0.5)(frame), atol=1e-5, rtol=0)
+    assert (by_place - whole).abs().mean() > (half - whole).abs().mean() > 0.005
 
 
 def test_haze_is_taken_back_more_the_stronger() -> None:
@@ -123,14 +142,14 @@ def test_frames_of_a_batch_are_aligned_each_by_its_own_moments_also_under_autoca
         torch.testing.assert_close(align(frames), both, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("haze", [0.0, 0.65])
-def test_it_travels_in_a_folder_and_in_a_graph(tmp_path: Path, haze: float) -> None:
+@pytest.mark.parametrize(("haze", "by_place"), [(0.0, 1.0), (0.0, 0.3), (0.65, 0.3)])
+def test_it_travels_in_a_folder_and_in_a_graph(tmp_path: Path, haze: float, by_place: float) -> None:
     torch.manual_seed(0)
     config = segformer_config("b0", 5)
     network = build_segformer(config).eval().requires_grad_(False)
     plain = network(tensor(hazy(street(3, (64, 96))))).logits
     names = set(network.state_dict())
-    network.alignment = fitted((4, 2), haze=haze)
+    network.alignment = fitted((4, 2), haze=haze, by_place=by_place)
     assert set(network.state_dict()) == names
     frame = tensor(hazy(street(3, (64, 96))))
     expected = network(frame).logits

@@ -24,10 +24,11 @@ class AlignmentSettings(SlotModel):
     """How far frames are moved to the look of the source images before the network sees them.
 
     ``strength`` is the largest share of the way; with a drift trigger it is reached as the stream gets far from the
-    source. ``rows`` and ``columns`` are the grid of places that are moved each for itself, ``half_life_frames`` the
-    memory of the stream's look, ``own`` how much of the look to move to is what the stream had while it was near the
-    source. ``haze`` is the largest share of haze beyond the normal that is taken out of them after that
-    (`online_uda.networks.haze`). The frozen network that a run is compared with sees frames as they are.
+    source. ``rows`` and ``columns`` are the grid of places that are moved each for itself, with a drift trigger as far
+    as it finds haze: without haze all of a frame is moved alike. ``half_life_frames`` is the memory of the stream's
+    look, ``own`` how much of the look to move to is what the stream had while it was near the source. ``haze`` is the
+    largest share of haze beyond the normal that is taken out of them after that (`online_uda.networks.haze`). The
+    frozen network that a run is compared with sees frames as they are.
     """
 
     strength: PositiveShare = 0.5
