@@ -120,10 +120,10 @@ class Rain:
         streaks = self.streaks(view)
         waves = _waves(self.field(view), streaks) if self.ripple else None
         cover = draw_streaks(linear, view.depth_m, streaks, gain, view.statistics.drop_radiance, waves)
-        rgb, counts = encode_with_histogram(linear)
+        counts = encode_with_histogram(linear)
         if self.match_mean:
-            subtract_clipped(rgb, np.float32(offset_for_mean(counts, mean)))
-        return rgb, Metadata(
+            subtract_clipped(linear, np.float32(offset_for_mean(counts, mean)))
+        return linear, Metadata(
             event="rain",
             seed=view.moment.seed,
             extinction_per_km=extinction_per_km,
