@@ -74,7 +74,7 @@ def _check(text: str, classes: ClassSet) -> None:
 
 
 def _cache(text: str, size: str) -> None:
-    from online_uda.training.progress import Progress
+    from streams.progress import Progress
 
     match = re.fullmatch(r"([0-9]{2,4})x([0-9]{2,4})", size)
     if match is None:
@@ -119,7 +119,7 @@ def _found(text: str) -> list[tuple[DatasetSettings, tuple[DatasetSettings, ...]
 
 
 def _inspect(part: DatasetSettings, classes: ClassSet) -> PartReport:
-    from online_uda.training.progress import Progress
+    from streams.progress import Progress
 
     bar: Progress | None = None
 

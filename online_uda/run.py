@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from online_uda.adaptation.build import build_method
 from online_uda.config import RunConfig
 from online_uda.errors import UserError
@@ -45,6 +43,7 @@ from online_uda.runtime.rng import seed_everything
 from online_uda.runtime.runner import Runner
 from online_uda.runtime.scoring import Scorer
 from online_uda.runtime.snapshot import weights_digest
+from streams.progress import Progress
 
 __all__ = ["Runner", "resume", "run", "start"]
 
@@ -175,16 +174,16 @@ def start(
 
 
 class _Progress:
-    """A bar on stderr for (done, total); nothing where stderr is no terminal."""
+    """Progress of (done, total): a bar on a terminal, elsewhere a plain line now and then."""
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._bar: Any = None
+        self._shown: Progress | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        if self._bar is None or self._bar.total != total:
-            self._bar = tqdm(total=total, desc=self._what, unit="", leave=False, disable=None, file=sys.stderr)
-        self._bar.update(done - self._bar.n)
+        if self._shown is None:
+            self._shown = Progress(self._what, total, every=None)
+        self._shown.update(done)
         if done >= total:
-            self._bar.close()
-            self._bar = None
+            self._shown.close()
+            self._shown = None

@@ -6,6 +6,7 @@ are up, when one dies, and where one meets a fault, items are made here instead;
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import pickle
@@ -15,6 +16,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parents[1]
 _MOST = 4
 _WORTH_PIXELS = 100 * 256 * 512
+_PIPE_BYTES = 1 << 20
+"""What Linux lets anyone have: a frame or most of one, so that a worker goes on while the run is busy."""
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -52,6 +56,10 @@ class WorkerGroup:
             )
             for _ in range(count)
         ]  # fmt: skip
+        for process in self._processes:
+            with suppress(OSError):
+                assert process.stdout is not None
+                fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self.close = weakref.finalize(self, _end, self._processes)
         self._waiting = set(range(count))
         self.alive = True

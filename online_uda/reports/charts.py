@@ -58,7 +58,8 @@ def timeline(log: FrameLog, summary: Mapping[str, Any], wide: bool) -> Figure:
         if log.known(name):
             x, y = thinned(log.frame, smoothed(log.numbers[name], window), points)
             upper.plot(x, y, color=colour, label=label, linewidth=1.4)
-    upper.set_ylabel(f"mIoU of {window} frames, %" if scored else "%")
+    of = f"{window} frames" if window > 1 else "a frame"
+    upper.set_ylabel(f"mIoU of {of}, %" if scored else "%")
     upper.legend(loc="lower left", ncols=2, fontsize=8)
     if log.known("signal"):
         lower.plot(*thinned(log.frame, log.numbers["signal"], points), color=SIGNAL, linewidth=1.1)

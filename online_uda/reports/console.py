@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from types import TracebackType
 from typing import Any, TextIO
 
 from online_uda.reports.record import FrameRecord
 from online_uda.reports.table import score, signed, summary_table
 
+QUIET_S = 60.0
+"""Without a terminal a visit that lasts, as that of a camera does, has a line so often."""
+
 
 class ConsoleSink:
-    """A progress bar on a terminal, a line a visit elsewhere; at the end the table of `summary_table`.
+    """A progress bar on a terminal, a line a visit and a minute elsewhere; at the end the table of `summary_table`.
 
     Args:
         total_frames: Frames the run will have, or None if unknown.
@@ -37,6 +41,7 @@ class ConsoleSink:
         self._bar: Any = None
         self._last: FrameRecord | None = None
         self._frames = self._updates = 0
+        self._told_s = time.monotonic()
 
     def __enter__(self) -> ConsoleSink:
         if self._progress.isatty():
@@ -63,6 +68,8 @@ class ConsoleSink:
                 refresh=False,
             )
             self._bar.update(1)
+        elif time.monotonic() - self._told_s >= QUIET_S:
+            self._visit_line()
 
     def _line(self, text: str) -> None:
         """A line above the bar, or among the others where there is none."""
@@ -73,7 +80,7 @@ class ConsoleSink:
 
     def _visit_line(self) -> None:
         last = self._last
-        if last is not None and self._bar is None:
+        if last is not None and self._bar is None and self._frames:
             gain = None
             if last.visit_miou is not None and last.visit_miou_frozen is not None:
                 gain = last.visit_miou - last.visit_miou_frozen
@@ -86,6 +93,7 @@ class ConsoleSink:
                 flush=True,
             )
         self._frames = self._updates = 0
+        self._told_s = time.monotonic()
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Close the bar and print the table."""

@@ -23,11 +23,11 @@ from online_uda.training.card import model_card
 from online_uda.training.data import open_source, spread
 from online_uda.training.draw import SourceDraw
 from online_uda.training.plan import TrainingPlan
-from online_uda.training.progress import Progress
 from online_uda.training.read_ahead import ReadAhead
 from online_uda.training.trainer import STATE_FILE, Trainer
 from online_uda.training.validate import Scores, validate
 from streams.frame import LabelledSet
+from streams.progress import Progress
 
 NETWORK_FOLDER = "network"
 LATEST_FOLDER = "latest"

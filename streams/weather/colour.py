@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 _DECODE_STEPS = 1024
 _ENCODE_STEPS = 4096
 HISTOGRAM_BINS = 1024
+_TURNS = 4
 
 
 def srgb_to_linear(value: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -38,8 +39,9 @@ _ENCODE = _table(linear_to_srgb(np.linspace(0, 1, _ENCODE_STEPS + 1)))
 def _interpolate(table: NDArray[np.float32], value: np.float32, steps: int) -> np.float32:
     position = min(max(value, np.float32(0)), np.float32(1)) * np.float32(steps)
     cell = np.int32(position)
-    low = table[cell]
-    return low + (table[cell + 1] - low) * (position - np.float32(cell))
+    # Unsigned, so that no index is looked at twice for being negative.
+    low, high = table[np.uint32(cell)], table[np.uint32(cell) + np.uint32(1)]
+    return low + (high - low) * (position - np.float32(cell))
 
 
 @njit(cache=True, inline="always")
@@ -75,22 +77,21 @@ def encode_image(linear: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @njit(cache=True)
-def encode_with_histogram(
-    linear: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """sRGB image of linear light ``(H, W, 3)`` (clipped to [0, 1]) and the histogram of its values.
+def encode_with_histogram(linear: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Turns linear light ``(H, W, 3)`` into sRGB clipped to [0, 1], in place, and counts its values.
 
     Returns:
-        The image, float32, and ``(1024,)`` int64 counts of its values in equal bins over [0, 1].
+        ``(1024,)`` int64 counts in equal bins over [0, 1].
     """
-    out = np.empty_like(linear)
-    counts = np.zeros(HISTOGRAM_BINS, np.int64)
-    source, target = linear.ravel(), out.ravel()
-    for i in range(source.size):
-        value = encode(source[i])
-        target[i] = value
-        counts[min(int(value * HISTOGRAM_BINS), HISTOGRAM_BINS - 1)] += 1
-    return out, counts
+    # Neighbours are alike: counted in turns, so that no count waits for the one before.
+    counts = np.zeros((_TURNS, HISTOGRAM_BINS), np.int64)
+    flat = linear.ravel()
+    for i in range(flat.size):
+        value = encode(flat[i])
+        flat[i] = value
+        bin_ = np.uint32(min(np.int32(value * np.float32(HISTOGRAM_BINS)), np.int32(HISTOGRAM_BINS - 1)))
+        counts[np.uint32(i) & np.uint32(_TURNS - 1), bin_] += 1
+    return counts.sum(axis=0)
 
 
 @njit(cache=True)
@@ -121,3 +122,23 @@ def offset_for_mean(counts: NDArray[np.int64], mean: float) -> float:
         else:
             high = middle
     return (low + high) / 2
+
+
+@njit(cache=True)
+def from_uint8(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """An image ``(H, W, 3)`` uint8 as float32 in [0, 1]."""
+    out = np.empty(image.shape, np.float32)
+    source, target = image.ravel(), out.ravel()
+    for i in range(source.size):
+        target[i] = np.float32(source[i]) * np.float32(1 / 255)
+    return out
+
+
+@njit(cache=True)
+def to_uint8(rgb: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """sRGB ``(H, W, 3)`` float32 in [0, 1] rounded to 8 bits."""
+    out = np.empty(rgb.shape, np.uint8)
+    source, target = rgb.ravel(), out.ravel()
+    for i in range(source.size):
+        target[i] = np.uint8(source[i] * np.float32(255) + np.float32(0.5))
+    return out

@@ -14,9 +14,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from streams.frame import IGNORE_ID
-from streams.weather.colour import decode_image, encode_image
+from streams.weather.colour import decode, encode
 from streams.weather.effect import Metadata, check_choice, check_number
-from streams.weather.ground import ground_rows
 from streams.weather.ground_plane import DEPTH_CAP_M
 from streams.weather.view import View
 from streams.weather.water import fresnel, reflected_pixel
@@ -30,6 +29,9 @@ _AMPLITUDE_M, _GRAVITY = 0.01, 9.81
 # Wavelength in metres and direction of travel (radians from the right) of the four sines. The longest is 1 cm high, the
 # others as steep as that.
 _WAVES = np.array([(2.0, 0.4), (1.1, 1.9), (0.6, 2.9), (0.3, -0.7)])
+_ACROSS, _ALONG = np.cos(_WAVES[:, 1]), np.sin(_WAVES[:, 1])
+_UNSEEN = 750.0
+"""exp of less than minus this is 0 in double precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,12 @@ class Flood:
     def water_depth_m(self, view: View) -> NDArray[np.float32]:
         """``(H, W)`` float32 distance along the axis to the water; inf where the scene is nearer or there is none."""
         plane, camera = view.statistics.ground, view.camera
-        over_water_m = max(plane[3] - self.level_m, _LEAST_HEIGHT_M)
-        along = ground_rows(plane, camera, *view.depth_m.shape)
-        surface = np.where(along > 1e-4, over_water_m / np.maximum(along, 1e-4), np.inf)
         # Sky below the horizon of the plane (over the edge of a hill) is no water.
-        hidden = (surface >= view.depth_m) | (surface >= DEPTH_CAP_M)
-        if view.depth_measured:
-            hidden |= view.depth_m >= 0.98 * DEPTH_CAP_M
-        return np.where(hidden, np.inf, surface).astype(np.float32)
+        farthest = 0.98 * DEPTH_CAP_M if view.depth_measured else math.inf
+        return _surface(
+            view.depth_m, np.array(plane[:3]), max(plane[3] - self.level_m, _LEAST_HEIGHT_M), camera.fx, camera.fy,
+            camera.cx, camera.cy, farthest,
+        )  # fmt: skip
 
     def apply(self, view: View) -> tuple[NDArray[np.float32], Metadata]:
         """Lay the water over the scene; see `streams.weather.effect.Effect.apply`."""
@@ -70,13 +70,12 @@ class Flood:
         )  # fmt: skip
         if self.level_m == 0:
             return view.rgb, record
-        linear = _lay(
-            decode_image(np.ascontiguousarray(view.rgb)), view.depth_m, surface, np.array(view.statistics.ground[:3]),
+        rgb = _lay(
+            np.ascontiguousarray(view.rgb), view.depth_m, surface, np.array(view.statistics.ground[:3]),
             camera.fx, camera.fy, camera.cx, camera.cy, np.array(airlight, np.float32), moment.t_seconds,
             moment.ego_speed_mps * moment.t_seconds,
         )  # fmt: skip
-        rgb = np.where(np.isfinite(surface)[..., None], encode_image(linear), view.rgb)
-        return np.asarray(rgb, np.float32), record
+        return rgb, record
 
     def relabel(self, view: View, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The label as it shall be scored; see `streams.weather.effect.Relabels`."""
@@ -88,14 +87,36 @@ class Flood:
 
 
 @njit(cache=True)
+def _surface(
+    depth_m: NDArray[np.float32], normal: NDArray[np.float64], over_water_m: float, fx: float, fy: float, cx: float,
+    cy: float, farthest_m: float,
+) -> NDArray[np.float32]:  # fmt: skip
+    out = np.full(depth_m.shape, np.inf, np.float32)
+    rows, columns = depth_m.shape
+    for row in range(rows):
+        down = normal[1] * ((row + 0.5 - cy) / fy)
+        for column in range(columns):
+            along = normal[0] * ((column + 0.5 - cx) / fx) + down + normal[2]
+            if along > 1e-4:
+                z = over_water_m / along
+                if z < depth_m[row, column] and z < DEPTH_CAP_M and depth_m[row, column] < farthest_m:
+                    out[row, column] = z
+    return out
+
+
+@njit(cache=True)
 def _lay(
-    linear: NDArray[np.float32], depth_m: NDArray[np.float32], surface: NDArray[np.float32],
+    rgb: NDArray[np.float32], depth_m: NDArray[np.float32], surface: NDArray[np.float32],
     normal: NDArray[np.float64], fx: float, fy: float, cx: float, cy: float, airlight: NDArray[np.float32], t: float,
     driven_m: float,
 ) -> NDArray[np.float32]:  # fmt: skip
-    out = linear.copy()
+    """The sRGB image with water where its surface is finite; what is dry stays as it is, to the bit."""
+    out = rgb.copy()
     rows, columns = depth_m.shape
-    flat = linear.reshape(-1, 3)
+    flat = rgb.reshape(-1, 3)
+    steep = _AMPLITUDE_M * 2 * math.pi / _WAVES[0, 0]
+    numbers = 2 * math.pi / _WAVES[:, 0]
+    phases = np.sqrt(_GRAVITY * numbers) * t
     for row in range(rows):
         for column in range(columns):
             z = surface[row, column]
@@ -108,14 +129,13 @@ def _lay(
             covered = z / fx / max(level, 0.01)
             slope_x, slope_z = 0.0, 0.0
             for k in range(_WAVES.shape[0]):
-                wavelength, heading = _WAVES[k, 0], _WAVES[k, 1]
-                number = 2 * math.pi / wavelength
-                seen = math.exp(-((2 * covered / wavelength) ** 2))
-                way = x * math.cos(heading) + (z + driven_m) * math.sin(heading)
-                steep = _AMPLITUDE_M * 2 * math.pi / _WAVES[0, 0] * seen
-                slope = steep * math.cos(number * way - math.sqrt(_GRAVITY * number) * t + k)
-                slope_x += slope * math.cos(heading)
-                slope_z += slope * math.sin(heading)
+                hidden = (2 * covered / _WAVES[k, 0]) ** 2
+                if hidden > _UNSEEN:
+                    continue
+                way = x * _ACROSS[k] + (z + driven_m) * _ALONG[k]
+                slope = steep * math.exp(-hidden) * math.cos(numbers[k] * way - phases[k] + k)
+                slope_x += slope * _ACROSS[k]
+                slope_z += slope * _ALONG[k]
             nx, ny, nz = normal[0] + slope_x, normal[1], normal[2] + slope_z
             size = math.sqrt(nx * nx + ny * ny + nz * nz)
             nx, ny, nz = nx / size, ny / size, nz / size
@@ -123,7 +143,8 @@ def _lay(
             pixel = reflected_pixel(depth_m, x, y, z, nx, ny, nz, fx, fy, cx, cy)
             foam = _FOAM if depth_m[row, column] - z < max(_FOAM_M, 0.5 * z / fx) else 0.0
             for c in range(3):
-                mirrored = airlight[c] if pixel < 0 else flat[pixel, c]
-                body = SEEN_THROUGH * linear[row, column, c] + (1 - SEEN_THROUGH) * MUD[c] * airlight[c]
-                out[row, column, c] = (share * mirrored + (1 - share) * body) * (1 + foam)
+                mirrored = airlight[c] if pixel < 0 else decode(flat[pixel, c])
+                through = decode(rgb[row, column, c])
+                body = SEEN_THROUGH * through + (1 - SEEN_THROUGH) * MUD[c] * airlight[c]
+                out[row, column, c] = encode(np.float32((share * mirrored + (1 - share) * body) * (1 + foam)))
     return out

@@ -14,7 +14,7 @@ from streams.weather.counter_rng import event_key
 from streams.weather.effect import Metadata, check_flag, check_number
 from streams.weather.ground_plane import DEPTH_CAP_M
 from streams.weather.guided_filter import guided_filter
-from streams.weather.value_noise import value_noise
+from streams.weather.value_noise import noise_between, noise_lattice
 from streams.weather.view import View
 
 _REFINE_RADIUS_PER_WIDTH = 20 / 1024
@@ -112,16 +112,27 @@ def _patchy_transmission(
     """exp(-integral of beta (1 + patchiness n) along the ray), integrated once a column in steps of about 4 m."""
     out = np.empty_like(depth_m)
     rows, columns = depth_m.shape
-    optical = np.zeros(_RAY_STEPS + 1)
     step_m = DEPTH_CAP_M / _RAY_STEPS
+    left, right, farthest = (0.5 - cx) / fx, (columns - 0.5 - cx) / fx, (_RAY_STEPS - 0.5) * step_m
+    values, first = noise_lattice(
+        key,
+        (min(left * farthest, left * 0.5 * step_m) - drift_m) / _BANK_SIZE_M,
+        (max(right * farthest, right * 0.5 * step_m) - drift_m) / _BANK_SIZE_M,
+        (0.5 * step_m + driven_m) / _BANK_SIZE_M,
+        (farthest + driven_m) / _BANK_SIZE_M,
+    )
+    optical = np.zeros((columns, _RAY_STEPS + 1))
     for column in range(columns):
         aside = (column + 0.5 - cx) / fx
         for k in range(_RAY_STEPS):
             z = (k + 0.5) * step_m
-            noise = value_noise(key, (aside * z - drift_m) / _BANK_SIZE_M, (z + driven_m) / _BANK_SIZE_M)
-            optical[k + 1] = optical[k] + beta * (1 + patchiness * noise) * step_m
-        for row in range(rows):
+            x = (aside * z - drift_m) / _BANK_SIZE_M
+            noise = noise_between(values, first, x, (z + driven_m) / _BANK_SIZE_M)
+            optical[column, k + 1] = optical[column, k] + beta * (1 + patchiness * noise) * step_m
+    for row in range(rows):
+        for column in range(columns):
             position = depth_m[row, column] / step_m
             k = min(int(position), _RAY_STEPS - 1)
-            out[row, column] = math.exp(-optical[k] - (optical[k + 1] - optical[k]) * (position - k))
+            here = optical[column, k]
+            out[row, column] = math.exp(-here - (optical[column, k + 1] - here) * (position - k))
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from streams.frame import Intrinsics
@@ -69,13 +70,41 @@ def _least_squares(points: NDArray[np.float64]) -> Plane:
     return float(normal[0]), float(normal[1]), float(normal[2]), float(normal @ centre)
 
 
-def ground_rows(plane: Plane, camera: Intrinsics, height: int, width: int) -> NDArray[np.float64]:
-    """``(H, W)`` float64 n . ray of every pixel: a surface at depth z lies h - z * ray over the ground."""
-    across = (np.arange(width) + 0.5 - camera.cx) / camera.fx
-    down = (np.arange(height) + 0.5 - camera.cy) / camera.fy
-    return plane[0] * across[None, :] + plane[1] * down[:, None] + plane[2]
-
-
 def heights_m(depth_m: NDArray[np.float32], plane: Plane, camera: Intrinsics) -> NDArray[np.float32]:
     """``(H, W)`` float32 metres of every surface over the ground, positive upwards."""
-    return (plane[3] - ground_rows(plane, camera, *depth_m.shape) * depth_m).astype(np.float32)
+    return _heights(
+        np.ascontiguousarray(depth_m), np.array(plane[:3]), plane[3], camera.fx, camera.fy, camera.cx, camera.cy
+    )
+
+
+@njit(cache=True)
+def _heights(
+    depth_m: NDArray[np.float32], normal: NDArray[np.float64], over_ground_m: float, fx: float, fy: float, cx: float,
+    cy: float,
+) -> NDArray[np.float32]:  # fmt: skip
+    """A surface at depth z along a ray r (z = 1) lies h - z n . r over the ground."""
+    out = np.empty_like(depth_m)
+    rows, columns = depth_m.shape
+    for row in range(rows):
+        down = normal[1] * ((row + 0.5 - cy) / fy)
+        for column in range(columns):
+            along = normal[0] * ((column + 0.5 - cx) / fx) + down + normal[2]
+            out[row, column] = over_ground_m - along * depth_m[row, column]
+    return out
+
+
+@njit(cache=True, inline="always")
+def stands(depth_m: NDArray[np.float32], over_ground: NDArray[np.float32], row: int, column: int) -> bool:
+    """Whether the surface seen in a pixel is nearer to upright than to level: the foot of a pole, of a wall, of a kerb.
+
+    A little higher in the picture level ground is farther away, and what stands is higher up.
+
+    Args:
+        depth_m: ``(H, W)`` metres.
+        over_ground: ``(H, W)`` metres over the ground.
+        row: Of the pixel.
+        column: Of the pixel.
+    """
+    above = max(row - max(1, depth_m.shape[0] // 128), 0)
+    risen = over_ground[above, column] - over_ground[row, column]
+    return risen > max(depth_m[above, column] - depth_m[row, column], np.float32(0))

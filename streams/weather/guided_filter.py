@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 
@@ -53,4 +54,16 @@ def guided_filter(
     fit = np.stack([mean(ar), mean(ag), mean(ab), mean(offset)], axis=-1).astype(np.float32)
     if step > 1:
         fit = np.asarray(cv2.resize(fit, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
-    return fit[..., 0] * guide[..., 0] + fit[..., 1] * guide[..., 1] + fit[..., 2] * guide[..., 2] + fit[..., 3]
+    return _applied(fit, np.ascontiguousarray(guide))
+
+
+@njit(cache=True)
+def _applied(fit: NDArray[np.float32], guide: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The linear model of every pixel, ``(H, W, 4)``, at its colour."""
+    rows, columns = fit.shape[:2]
+    out = np.empty((rows, columns), np.float32)
+    for row in range(rows):
+        for column in range(columns):
+            total = fit[row, column, 0] * guide[row, column, 0] + fit[row, column, 1] * guide[row, column, 1]
+            out[row, column] = total + fit[row, column, 2] * guide[row, column, 2] + fit[row, column, 3]
+    return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from streams.errors import StreamError
 from streams.frame import Intrinsics, Scene
 from streams.picture_file import check_picture_name, write_picture
+from streams.progress import Progress
 from streams.weather.effect import check_number
 from streams.weather.parse import parse_effect, parse_weather
 from streams.weather.registry import EVENTS
@@ -38,7 +39,12 @@ _DEPTH_UNITS_PER_M = 256.0
 
 
 def preview_sheet(
-    scene: Scene, event: str, strengths: Sequence[float], options: dict[str, object], seed: int = 0
+    scene: Scene,
+    event: str,
+    strengths: Sequence[float],
+    options: dict[str, object],
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> NDArray[np.uint8]:
     """Panels of the scene as it is and under every strength, two a row, each named by all that was asked for.
 
@@ -48,18 +54,20 @@ def preview_sheet(
         strengths: Values of its main parameter.
         options: Its other parameters.
         seed: Of drops, flakes and noise.
+        progress: Told how many strengths are drawn.
 
     Returns:
         ``(rows H, 2 W, 3)`` uint8 RGB; a panel that is missing is dark.
     """
     main = EVENTS[event].parameters[0]
     panels = [with_name(scene.image, "as it is")]
+    weathers = [parse_weather({event: {main.key: strength, **options}}) for strength in strengths]
     told = [key if value is True else f"{key} {value}" for key, value in options.items()]
-    for strength in strengths:
-        weather = parse_weather({event: {main.key: strength, **options}})
+    for done, (strength, weather) in enumerate(zip(strengths, weathers, strict=True), 1):
         segment = WeatherStream(weather, seed, scene, ego_speed_mps=_EGO_SPEED_MPS)
         image, _ = segment.render(scene, frame_index=0, t_seconds=_T_SECONDS)
         panels.append(with_name(image, ", ".join([f"{event} {strength:g} {main.unit}".rstrip(), *told])))
+        progress(done)
     panels += [np.full_like(scene.image, 20)] * (-len(panels) % _COLUMNS)
     return np.vstack([np.hstack(panels[i : i + _COLUMNS]) for i in range(0, len(panels), _COLUMNS)])
 
@@ -142,9 +150,10 @@ def run(arguments: argparse.Namespace) -> None:
     parse_effect(event, options)
     strengths = [_number(text) for text in arguments.strength] if arguments.strength else LADDERS[event]
     check_picture_name(arguments.out)
-    sheet = preview_sheet(
-        load_scene(arguments.image, arguments.depth, arguments.seed), event, strengths, options, arguments.seed
-    )
+    scene = load_scene(arguments.image, arguments.depth, arguments.seed)
+    # The first picture of an event waits for its compiled code, which is kept from then on.
+    with Progress(f"pictures of {event}", len(strengths), every=1) as progress:
+        sheet = preview_sheet(scene, event, strengths, options, arguments.seed, progress.update)
     write_picture(arguments.out, sheet)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from streams.frame import Intrinsics
 from streams.weather.colour import (
     decode,
     decode_image,
@@ -22,6 +24,7 @@ from streams.weather.counter_rng import uniform_column
 from streams.weather.drops import DropField, kept_at_rate, make_drop_field
 from streams.weather.effect import Metadata, check_flag, check_number
 from streams.weather.ground import heights_m
+from streams.weather.ground_plane import ground_plane_depth
 from streams.weather.lens import draw_lens, lens_drops
 from streams.weather.streaks import Streaks, draw_streaks, make_streaks
 from streams.weather.view import View
@@ -114,16 +117,14 @@ class Rain:
         gain = self.exposure_ms / 1000 / REFERENCE_EXPOSURE_S if self.gain is None else self.gain
         rgb = self._wetted(view) if self.wet else np.ascontiguousarray(view.rgb)
         mean = float(rgb.mean(dtype=np.float64))
-        linear = _attenuate(
-            rgb, view.depth_m, np.float32(extinction_per_km / 1000), np.array(airlight, np.float32)
-        )  # fmt: skip
+        linear = _attenuate(rgb, _transmission(view, extinction_per_km / 1000), np.array(airlight, np.float32))
         streaks = self.streaks(view)
         waves = _waves(self.field(view), streaks) if self.ripple else None
         cover = draw_streaks(linear, view.depth_m, streaks, gain, view.statistics.drop_radiance, waves)
-        rgb, counts = encode_with_histogram(linear)
+        counts = encode_with_histogram(linear)
         if self.match_mean:
-            subtract_clipped(rgb, np.float32(offset_for_mean(counts, mean)))
-        return rgb, Metadata(
+            subtract_clipped(linear, np.float32(offset_for_mean(counts, mean)))
+        return linear, Metadata(
             event="rain",
             seed=view.moment.seed,
             extinction_per_km=extinction_per_km,
@@ -165,16 +166,39 @@ def _waves(field: DropField, streaks: Streaks) -> NDArray[np.float64]:
     return np.stack([widths * streaks.width_px, phase], axis=1)
 
 
+def _transmission(view: View, beta_per_m: float) -> NDArray[np.float32]:
+    """Share of light ``(H, W)`` that comes through; kept where depth is the same street canyon in every frame."""
+    if view.depth_measured:
+        return _left_over(view.depth_m, np.float32(beta_per_m))
+    return _of_canyon(*view.depth_m.shape, view.camera, beta_per_m)
+
+
+@lru_cache(maxsize=4)
+def _of_canyon(height: int, width: int, camera: Intrinsics, beta_per_m: float) -> NDArray[np.float32]:
+    return _left_over(ground_plane_depth(height, width, camera).copy(), np.float32(beta_per_m))
+
+
 @njit(cache=True)
-def _attenuate(
-    rgb: NDArray[np.float32], depth_m: NDArray[np.float32], beta: np.float32, airlight: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Linear light I = J t + A (1 - t) with t = exp(-beta z), from sRGB."""
-    out = np.empty_like(rgb)
+def _left_over(depth_m: NDArray[np.float32], beta: np.float32) -> NDArray[np.float32]:
+    """exp(-beta z)."""
+    out = np.empty_like(depth_m)
     rows, columns = depth_m.shape
     for row in range(rows):
         for column in range(columns):
-            t = math.exp(-beta * depth_m[row, column])
+            out[row, column] = math.exp(-beta * depth_m[row, column])
+    return out
+
+
+@njit(cache=True)
+def _attenuate(
+    rgb: NDArray[np.float32], transmission: NDArray[np.float32], airlight: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Linear light I = J t + A (1 - t), from sRGB."""
+    out = np.empty_like(rgb)
+    rows, columns = transmission.shape
+    for row in range(rows):
+        for column in range(columns):
+            t = transmission[row, column]
             for c in range(3):
                 out[row, column, c] = airlight[c] + (decode(rgb[row, column, c]) - airlight[c]) * t
     return out

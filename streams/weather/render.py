@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from streams.errors import StreamError
 from streams.frame import Scene
+from streams.weather.colour import to_uint8
 from streams.weather.effect import Effect, Finishes, Metadata, Relabels, Relights
 from streams.weather.parse import Weather, parse_effect
 from streams.weather.view import Moment, SceneStatistics, View, estimate_statistics, make_view
@@ -30,11 +31,6 @@ def apply_effects(view: View, effects: tuple[Effect, ...]) -> tuple[NDArray[np.f
         if isinstance(effect, Finishes):
             view = replace(view, rgb=effect.finish(view))
     return view.rgb, tuple(records)
-
-
-def to_uint8(rgb: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Round sRGB in [0, 1] to 8 bits."""
-    return (rgb * np.float32(255) + np.float32(0.5)).astype(np.uint8)
 
 
 def render(
@@ -110,4 +106,4 @@ def render_weather(
     if not weather.effects:
         return scene.image, ()
     rgb, records = apply_effects(make_view(scene, moment, statistics, sky_id), weather.at(moment))
-    return to_uint8(rgb), records
+    return to_uint8(np.ascontiguousarray(rgb)), records

@@ -19,7 +19,7 @@ from streams.weather.colour import decode, encode_image
 from streams.weather.counter_rng import event_key, uniform_column
 from streams.weather.drops import NEAR_CLIP_M, DropField, draw_sizes
 from streams.weather.effect import Metadata, check_flag, check_number
-from streams.weather.ground import heights_m
+from streams.weather.ground import heights_m, stands
 from streams.weather.streaks import Streaks, draw_streaks, project_streaks
 from streams.weather.value_noise import value_noise
 from streams.weather.view import View
@@ -206,7 +206,8 @@ def _settle_and_dim(
             z = depth_m[row, column]
             t = math.exp(-beta * z)
             white = 0.0
-            if cover > 0 and abs(over_ground[row, column]) < _GROUND_M and z < 200:
+            near_ground = abs(over_ground[row, column]) < _GROUND_M and z < 200
+            if cover > 0 and near_ground and not stands(depth_m, over_ground, row, column):
                 x = (column + 0.5 - cx) / fx * z
                 noise = 0.5 + 0.5 * value_noise(key, x / _PATCH_M, (z + driven_m) / _PATCH_M)
                 # Patches grow together: the share of points with noise below the cover is about the cover.

@@ -144,6 +144,8 @@ def draw_streaks(
 
 @njit(cache=True, inline="always")
 def _ramp(distance: float, width: float) -> float:
+    if distance >= 0.5 * width:
+        return 1.0
     x = min(max(distance / width + 0.5, 0.0), 1.0)
     return x * x * (3 - 2 * x)
 
@@ -162,7 +164,7 @@ def _draw(
         du, dv = ((u1 - u0) / length, (v1 - v0) / length) if length > 1e-6 else (0.0, 1.0)
         variance = (width[i] * width[i] + blur[i] * blur[i]) / 6.25 + 1 / 12
         strength = alpha[i] * (width[i] / 2.5) / math.sqrt(variance)
-        side = 3 * math.sqrt(variance)
+        side, twice = 3 * math.sqrt(variance), 2 * variance
         end = max(width[i], blur[i], 1.0)
         margin_u, margin_v = side * abs(dv) + end * abs(du), side * abs(du) + end * abs(dv)
         left, right = min(u0, u1) - margin_u, max(u0, u1) + margin_u
@@ -178,7 +180,9 @@ def _draw(
                     continue
                 x = column + 0.5 - u0
                 along, across = x * du + y * dv, x * dv - y * du
-                profile = math.exp(-across * across / (2 * variance))
+                if along <= -0.5 * end or along >= length + 0.5 * end:
+                    continue  # past the soft ends
+                profile = math.exp(-across * across / twice)
                 profile *= _ramp(along, end) * _ramp(length - along, end)
                 a = strength * profile
                 if a < 1e-4:

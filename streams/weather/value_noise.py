@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from streams.weather.counter_rng import uniform
 
@@ -23,6 +24,48 @@ def value_noise(key: np.uint64, x: float, z: float) -> float:
         sx, sz = fx * fx * (3 - 2 * fx), fz * fz * (3 - 2 * fz)
         near = uniform(key, ix, iz, octave) * (1 - sx) + uniform(key, ix + 1, iz, octave) * sx
         far = uniform(key, ix, iz + 1, octave) * (1 - sx) + uniform(key, ix + 1, iz + 1, octave) * sx
+        total += ((near * (1 - sz) + far * sz) * 2 - 1) / scale
+        weight += 1 / scale
+        scale *= 2
+    return total / weight
+
+
+@njit(cache=True)
+def noise_lattice(
+    key: np.uint64, x_low: float, x_high: float, z_low: float, z_high: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """What `value_noise` draws at the corners of its patches within bounds, drawn once, for `noise_between`.
+
+    Returns:
+        ``(octaves, i, j)`` values, and ``(octaves, 2)`` corner that the first of each octave belongs to.
+    """
+    finest = 2.0 ** (_OCTAVES - 1)
+    wide = math.floor(x_high * finest) - math.floor(x_low * finest) + 2
+    deep = math.floor(z_high * finest) - math.floor(z_low * finest) + 2
+    values, first = np.zeros((_OCTAVES, wide, deep)), np.zeros((_OCTAVES, 2), np.int64)
+    for octave in range(_OCTAVES):
+        scale = 2.0**octave
+        left, near = math.floor(x_low * scale), math.floor(z_low * scale)
+        first[octave, 0], first[octave, 1] = left, near
+        for i in range(math.floor(x_high * scale) - left + 2):
+            for j in range(math.floor(z_high * scale) - near + 2):
+                values[octave, i, j] = uniform(key, left + i, near + j, octave)
+    return values, first
+
+
+@njit(cache=True)
+def noise_between(values: NDArray[np.float64], first: NDArray[np.int64], x: float, z: float) -> float:
+    """`value_noise` at a place within the bounds of a `noise_lattice`, to the bit."""
+    total, weight, scale = 0.0, 0.0, 1.0
+    for octave in range(_OCTAVES):
+        px, pz = x * scale, z * scale
+        ix, iz = math.floor(px), math.floor(pz)
+        fx, fz = px - ix, pz - iz
+        sx, sz = fx * fx * (3 - 2 * fx), fz * fz * (3 - 2 * fz)
+        i, j = np.uint64(ix - first[octave, 0]), np.uint64(iz - first[octave, 1])
+        one = np.uint64(1)
+        near = values[octave, i, j] * (1 - sx) + values[octave, i + one, j] * sx
+        far = values[octave, i, j + one] * (1 - sx) + values[octave, i + one, j + one] * sx
         total += ((near * (1 - sz) + far * sz) * 2 - 1) / scale
         weight += 1 / scale
         scale *= 2

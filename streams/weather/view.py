@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from streams.errors import StreamError
 from streams.frame import Intrinsics, Scene
-from streams.weather.colour import srgb_to_linear
+from streams.weather.colour import from_uint8, srgb_to_linear
 from streams.weather.ground import LEVEL_GROUND, Plane, fit_ground
 from streams.weather.ground_plane import DEPTH_CAP_M, default_intrinsics, ground_plane_depth
 
@@ -157,7 +157,7 @@ def make_view(scene: Scene, moment: Moment, statistics: SceneStatistics, sky_id:
     """The view of a scene: float sRGB, complete depth, and intrinsics (assumed Cityscapes-like where unknown)."""
     check_scene(scene)
     return View(
-        rgb=scene.image * np.float32(1 / 255),
+        rgb=from_uint8(np.ascontiguousarray(scene.image)),
         depth_m=complete_depth(scene, statistics.fill_depth_m, sky_id),
         camera=scene.intrinsics or default_intrinsics(*scene.image.shape[:2]),
         moment=moment,

@@ -11,6 +11,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from streams.weather.ground import stands
+
 F0 = 0.02
 _STEPS = 32
 _FIRST_M, _GROWTH = 0.3, 1.25
@@ -64,7 +66,7 @@ def wet_ground(
         linear: ``(H, W, 3)`` linear light.
         mirrored: ``(H, W, 3)`` linear light as the rough ground mirrors it: blurred, most of all up and down.
         depth_m: ``(H, W)`` metres.
-        over_ground: ``(H, W)`` metres over the ground; what lies within 12 cm of it is wet.
+        over_ground: ``(H, W)`` metres over the ground; what lies within 12 cm of it, and does not stand, is wet.
         normal: ``(3,)`` downward normal of the ground.
         strength: 0 is dry, 1 soaked.
         fx, fy, cx, cy: Camera in pixels.
@@ -76,7 +78,7 @@ def wet_ground(
     for row in range(rows):
         for column in range(columns):
             z = depth_m[row, column]
-            if abs(over_ground[row, column]) > 0.12 or z > 150:
+            if abs(over_ground[row, column]) > 0.12 or z > 150 or stands(depth_m, over_ground, row, column):
                 continue
             x, y = (column + 0.5 - cx) / fx * z, (row + 0.5 - cy) / fy * z
             cosine = (x * normal[0] + y * normal[1] + z * normal[2]) / math.sqrt(x * x + y * y + z * z)

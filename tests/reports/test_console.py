@@ -6,6 +6,7 @@ import io
 
 import pytest
 
+from online_uda.reports import console
 from online_uda.reports.console import ConsoleSink
 
 
@@ -60,6 +61,20 @@ def test_unlabelled_live_stream_of_unknown_length(record, toy_summary):
         sink.write(record(0, visit_miou=None, visit_miou_frozen=None))
         sink.finish(toy_summary)
     assert progress.getvalue() == "frame 1  visit 1 clear: adapted –, frozen – (–), 1 updates in 1 frames\n"
+
+
+def test_a_visit_that_lasts_has_a_line_a_minute(record, toy_summary, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    progress = io.StringIO()
+    with ConsoleSink(progress=progress, output=io.StringIO()) as sink:
+        for frame in range(9):
+            now[0] += 20
+            sink.write(record(frame, domain="yard", visit=0))
+        sink.finish(toy_summary)
+    lines = progress.getvalue().splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"frame {n}  visit 1 yard" for n in (3, 6, 9)]
+    assert [line[-11:] for line in lines] == ["in 3 frames"] * 3
 
 
 def test_the_bar_is_closed_when_the_run_raises(record):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -21,7 +20,6 @@ from online_uda.networks.segmenter import Segmenter
 from online_uda.networks.zoo import load_network
 from online_uda.training.cli import main, parser
 from online_uda.training.data import Span, open_source, spread
-from online_uda.training.progress import Progress
 from online_uda.training.session import _device
 from online_uda.training.validate import validate
 from streams.classes import CAMVID_11, CITYSCAPES_19
@@ -260,29 +258,6 @@ def test_validation_counts_one_matrix_and_the_agreement(tiny_network: Segmenter,
     assert scores.light_agreement == 100.0
     network.light_head.classifier.bias.data = torch.tensor([0.0, 1.0, 0.0, 0.0])
     assert validate(network, Two(), [0], torch.device("cpu")).light_agreement == 0.0
-
-
-def test_progress_writes_plain_lines_where_there_is_no_terminal() -> None:
-    stream = io.StringIO()
-    with Progress("work", 5, start=1, every=2, stream=stream) as progress:
-        for step in range(2, 6):
-            progress.update(step, "note")
-        progress.say("aside")
-    lines = stream.getvalue().splitlines()
-    assert [line.rsplit(" ", 2)[0] for line in lines[:-1]] == ["work 2/5 note", "work 4/5 note", "work 5/5 note"]
-    assert lines[-1] == "aside"
-
-
-def test_progress_draws_a_bar_on_a_terminal() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    stream = Terminal()
-    with Progress("work", 3, stream=stream) as progress:
-        progress.update(3, "loss 0.5")
-    assert "3/3" in stream.getvalue()
-    assert "\r" in stream.getvalue()
 
 
 def test_example_in_the_help_can_be_parsed() -> None:

@@ -99,3 +99,10 @@ def test_a_panel_is_named_by_all_that_was_asked_for(road: Scene, monkeypatch: py
     monkeypatch.setattr(preview, "with_name", lambda image, name: (names.append(name), image)[1])
     preview_sheet(road, "rain", (25, 50), {"wet": True, "wind": 3})
     assert names == ["as it is", "rain 25 mm/h, wet, wind 3", "rain 50 mm/h, wet, wind 3"]
+
+
+def test_progress_is_told_picture_by_picture(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["preview", str(picture), "--event", "fog", "--strength", "300", "40", "--out", str(tmp_path / "out.png")]
+    assert main(words) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[0].rsplit(" ", 2)[0] for line in lines] == ["pictures of fog 1/2", "pictures of fog 2/2"]

@@ -137,6 +137,25 @@ def test_settled_snow_whitens_the_ground_by_its_depth_and_nothing_else(road: Sce
     assert render(road, "snow", {"rate": 0, "settled": 0.6})[1].strength == pytest.approx(1 - np.exp(-1.2))
 
 
+def with_pole(road: Scene, foot_row: int, top_row: int, columns: slice) -> Scene:
+    """A road with something that stands on it: its depth is that of its foot all the way up."""
+    depth, image = road.depth_m.copy(), road.image.copy()
+    depth[top_row : foot_row + 1, columns] = depth[foot_row, columns]
+    image[top_row : foot_row + 1, columns] = (60, 40, 30)
+    return replace(road, depth_m=depth, image=image)
+
+
+@pytest.mark.parametrize(("foot_row", "top_row"), [(240, 60), (180, 100), (160, 130)])
+def test_no_snow_settles_on_what_stands(road: Scene, foot_row: int, top_row: int) -> None:
+    pole, beside, column = np.s_[top_row : foot_row + 1, 300:306], np.s_[foot_row - 2 : foot_row + 1, 320:360], 300
+    scene = with_pole(road, foot_row, top_row, np.s_[column : column + 6])
+    statistics = estimate_statistics(road)
+    snowy, _ = render(scene, "snow", {"rate": 0, "settled": 20}, statistics=statistics)
+    np.testing.assert_allclose(snowy[pole], scene.image[pole], atol=1)
+    assert snowy[beside].min() > 180
+    assert snowy[foot_row + 2, column : column + 6].min() > 180, "up to its foot"
+
+
 def test_what_falls_adds_to_the_cover_and_bare_ground_stays_bare() -> None:
     assert Snow(5).cover(3600) == 0
     assert Snow(5, settled_mm=0).cover(0) == 0

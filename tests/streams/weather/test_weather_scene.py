@@ -15,14 +15,17 @@ from streams.frame import Intrinsics, Scene
 from streams.weather import estimate_statistics, render
 from streams.weather.colour import (
     decode_image,
+    encode_image,
     encode_with_histogram,
+    from_uint8,
     linear_to_srgb,
     srgb_to_linear,
+    to_uint8,
 )
 from streams.weather.counter_rng import event_key, mix, uniform, uniform_column
 from streams.weather.ground_plane import ground_plane_depth
 from streams.weather.guided_filter import guided_filter
-from streams.weather.render import to_uint8
+from streams.weather.value_noise import noise_between, noise_lattice, value_noise
 from streams.weather.view import complete_depth
 
 
@@ -112,13 +115,14 @@ def test_colour_tables_follow_srgb_and_round_trip_every_level() -> None:
     levels = np.linspace(0, 1, 9999, dtype=np.float32).reshape(-1, 1, 3)
     linear = decode_image(levels)
     np.testing.assert_allclose(linear, srgb_to_linear(levels.astype(np.float64)), atol=2e-5)
-    encoded, counts = encode_with_histogram(levels)
+    encoded = levels.copy()
+    counts = encode_with_histogram(encoded)
     np.testing.assert_allclose(encoded, linear_to_srgb(levels.astype(np.float64)), atol=2e-5)
     assert counts.sum() == levels.size
     np.testing.assert_array_equal(counts, np.histogram(encoded, 1024, (0, 1))[0])
     every = np.arange(256, dtype=np.uint8).repeat(3).reshape(256, 1, 3)
-    back, _ = encode_with_histogram(decode_image(every * np.float32(1 / 255)))
-    np.testing.assert_array_equal(to_uint8(back), every)
+    np.testing.assert_array_equal(from_uint8(every), every * np.float32(1 / 255))
+    np.testing.assert_array_equal(to_uint8(encode_image(decode_image(from_uint8(every)))), every)
 
 
 def test_counter_rng_matches_splitmix64() -> None:
@@ -165,3 +169,12 @@ def test_guided_filter_at_reduced_resolution_is_close_to_the_exact_one() -> None
     exact, fast = guided_filter(guide, plane, 10, 1e-3), guided_filter(guide, plane, 10, 1e-3, step=2)
     assert np.abs(exact - fast).max() < 0.05
     assert np.abs(exact - plane).max() > 0.2
+
+
+def test_noise_from_a_lattice_is_the_noise_to_the_bit() -> None:
+    key = event_key(3, "fog")
+    x, z = np.random.default_rng(0).uniform(-7.3, 4.1, 300), np.random.default_rng(1).uniform(0.2, 40.7, 300)
+    values, first = noise_lattice(key, x.min(), x.max(), z.min(), z.max())
+    direct = [value_noise(key, *place) for place in zip(x, z, strict=True)]
+    assert [noise_between(values, first, *place) for place in zip(x, z, strict=True)] == direct
+    assert np.std(direct) > 0.1
