@@ -23,6 +23,7 @@ from online_uda.networks.architecture import (
 from online_uda.networks.catalogue import DEFAULT_NETWORK, NETWORK_DESCRIPTIONS
 from online_uda.networks.checkpoints import LoadedNetwork, load_folder, load_path, load_weights
 from online_uda.networks.class_merge import answer_in
+from online_uda.networks.hub import fetch
 from online_uda.networks.mit import MIT_VARIANTS
 from online_uda.networks.module_segmenter import ModuleSegmenter
 from online_uda.networks.own_code import load_own_code
@@ -36,6 +37,7 @@ from online_uda.networks.spec import (
     parse_architecture,
     read_description,
 )
+from online_uda.networks.weights_file import WEIGHTS_FILE
 from streams.classes import class_groups, find_classes
 from streams.frame import ClassSet
 
@@ -178,32 +180,17 @@ def load_alone(name: str | Path, classes: ClassSet, options: NetworkOptions | No
         return _untrained(text, ModuleConfig(text, len(classes)), classes, options)
     if form == "function":
         return load_own_code(text, classes)
-    path = _downloaded(text) if form == "hub" else Path(name).expanduser()
+    if form == "hub":
+        wanted = (("config.json",), (WEIGHTS_FILE, "pytorch_model.bin"))
+        advice = "download it elsewhere and give the folder"
+        path = fetch(text.removeprefix(HUB), wanted, f"network {text}", advice)
+    else:
+        path = Path(name).expanduser()
     if path.exists() or len(path.parts) > 1:
         return load_path(path, init_head=options.init_head, classes=len(classes))
     near = difflib.get_close_matches(text, NETWORKS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UserError(f"unknown network {text!r}: {hint}--list networks shows all; a folder works as well")
-
-
-def _downloaded(text: str) -> Path:
-    """The folder of a hub id, from the local cache or downloaded.
-
-    Raises:
-        UserError: The hub cannot be reached, or knows no such network.
-    """
-    from huggingface_hub import snapshot_download
-
-    repository = text.removeprefix(HUB)
-    wanted = ["config.json", "*.safetensors", "pytorch_model.bin"]
-    try:
-        return Path(snapshot_download(repository, allow_patterns=wanted))
-    except Exception as error:  # the hub's own errors, the transport's, and bad names
-        reason = str(error).splitlines()[0][:140] if str(error) else type(error).__name__
-        raise UserError(
-            f"network {text}: cannot be had from the Hugging Face hub ({type(error).__name__}: {reason}); "
-            f"download it elsewhere and give the folder"
-        ) from None
 
 
 def _described(text: str, spec: NetworkSpec, file: Path, classes: ClassSet, options: NetworkOptions) -> LoadedNetwork:
