@@ -31,10 +31,11 @@ from online_uda.networks.zoo import load_network
 from streams.classes import CITYSCAPES_19
 
 NAMES = (
-    "segformer_b0", "segformer_b1", "segformer_b2", "mit_b0+daformer", "mit_b0+upernet",
+    "segformer_b0", "segformer_b1", "segformer_b2", "segformer_b3", "segformer_b4", "segformer_b5",
+    "mit_b0+daformer", "mit_b0+upernet",
     "timm:mobilenetv3_small_100", "timm:resnet18", "timm:resnet18+deeplabv3plus", "timm:resnet50",
     "timm:efficientnet_b0", "timm:pvt_v2_b0", "timm:convnext_atto", "timm:convnext_tiny",
-    "timm:swin_tiny_patch4_window7_224",
+    "timm:swin_tiny_patch4_window7_224", "timm:swin_base_patch4_window7_224",
     "timm:vit_tiny_patch16_224", "torchvision:lraspp_mobilenet_v3_large", "examples.unet:make",
 )  # fmt: skip
 SIZE = (256, 512)
