@@ -29,6 +29,7 @@ from online_uda.networks.checkpoint_writer import ALIGNMENT, CONFIGS, FORMAT
 from online_uda.networks.dialects import Translation, translate
 from online_uda.networks.hf_segformer import config_from_hf, from_hf
 from online_uda.networks.segmenter import SegformerConfig, Segmenter
+from online_uda.networks.spec import ADAPTERS_FILE, adapters_alone, holds_adapters
 from online_uda.networks.weights_file import (
     WEIGHTS_FILE,
     load_strict,
@@ -111,6 +112,8 @@ def load_folder(
         raise UserError(f"{folder}: no such network folder")
     config_path = folder / "config.json"
     if not config_path.is_file():
+        if holds_adapters(folder / ADAPTERS_FILE):
+            raise UserError(adapters_alone(folder))
         raise UserError(f"{folder}: has no config.json; give a folder with config.json and {WEIGHTS_FILE}")
     content = _read_json(config_path)
     weights_path = _weights_file(folder)

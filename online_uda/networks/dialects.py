@@ -18,6 +18,7 @@ from online_uda.networks.architecture import AnyConfig, ModuleConfig, NetworkCon
 from online_uda.networks.hf_segformer import HF_NORM_EPS, from_hf, is_hf
 from online_uda.networks.mit import MIT_VARIANTS, MiTConfig
 from online_uda.networks.segmenter import SegformerConfig
+from online_uda.networks.spec import adapters_alone, holds_adapters
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -110,6 +111,8 @@ def translate(weights: Mapping[str, Tensor], path: Path) -> Translation:
     Raises:
         UserError: If no dialect fits, or the sizes are of no architecture known here.
     """
+    if holds_adapters(path):
+        raise UserError(adapters_alone(path))
     names = set(weights)
     if "backbone.patch_embed1.proj.weight" in names:
         return _segformer("NVlabs SegFormer", weights, _NVLABS, _UNUSED_BY_NVLABS, path)

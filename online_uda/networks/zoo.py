@@ -11,6 +11,9 @@ from pathlib import Path
 import torch
 
 from online_uda.errors import UserError
+from online_uda.networks.adapter_file import load_adapters
+from online_uda.networks.adapter_folding import merge_adapters
+from online_uda.networks.adapter_layers import FOLDING
 from online_uda.networks.architecture import (
     AnyConfig,
     FunctionConfig,
@@ -36,6 +39,7 @@ from online_uda.networks.spec import (
     function_parts,
     parse_architecture,
     read_description,
+    with_adapters,
 )
 from online_uda.networks.weights_file import WEIGHTS_FILE
 from streams.classes import class_groups, find_classes
@@ -164,6 +168,9 @@ def load_alone(name: str | Path, classes: ClassSet, options: NetworkOptions | No
     """
     text, options = str(name), options or NetworkOptions()
     form = form_of(text)
+    adapters = with_adapters(text)
+    if adapters is not None:
+        return _adapted(load_alone(adapters[0], classes, options), adapters[1])
     if options.init is not None and (text == DEFAULT_NETWORK or form in ("path", "hub")):
         raise UserError(f"network {text}: has trained weights, and --init {options.init} would not be used; drop it")
     if options.init is not None and form == "function":
@@ -191,6 +198,14 @@ def load_alone(name: str | Path, classes: ClassSet, options: NetworkOptions | No
     near = difflib.get_close_matches(text, NETWORKS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UserError(f"unknown network {text!r}: {hint}--list networks shows all; a folder works as well")
+
+
+def _adapted(loaded: LoadedNetwork, file: Path) -> LoadedNetwork:
+    """A network with what adapters have learned on it: folded into its weights, or inserted where they do not fold."""
+    config = load_adapters(file, loaded.network)
+    if config.kind in FOLDING:
+        merge_adapters(loaded.network, config)
+    return replace(loaded, description=f"{loaded.description}, {config.kind} adapters of {file}")
 
 
 def _described(text: str, spec: NetworkSpec, file: Path, classes: ClassSet, options: NetworkOptions) -> LoadedNetwork:

@@ -37,6 +37,8 @@ def test_names_biases_and_frozen_patterns() -> None:
 def test_a_pattern_that_fits_nothing_is_named_with_what_there_is() -> None:
     with pytest.raises(UserError, match=r"scope\.freeze: 'stage\.3' fits no parameter.*names start with stages\.0"):
         names_of(parameters="all", freeze=("stage.3",))
+    with pytest.raises(UserError, match=r"'haed\.\*' fits no parameter; did you mean head\?"):
+        names_of(parameters="names", names=("haed.*",))
     with pytest.raises(UserError, match=r"scope\.names: 'light_head' fits no parameter"):
         names_of(parameters="names", names=("light_head",))
 
