@@ -178,12 +178,7 @@ def timm_encoder(
     Raises:
         UserError: Unknown name, a layout that cannot be cut, or a download that fails.
     """
-    import timm
-
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3, cutoff=0.6)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UserError(f"encoder timm:{name}: unknown; {hint}timm.list_models() names all")
+    refuse_unknown(name)
     family = name.partition(".")[0]
     if image_size is not None and not family.startswith("beit"):
         raise UserError(f"encoder timm:{name}: takes frames of any size; drop image_size")
@@ -205,6 +200,16 @@ def timm_encoder(
         raise UserError(f"encoder timm:{name}: has maps at strides {reductions}, not at each of {list(STRIDES)}")
     model = _create(name, pretrained, features_only=True, out_indices=indices, **arguments)
     return _cut_list(model, name, family)
+
+
+def refuse_unknown(name: str) -> None:
+    """Raises `UserError` for a name that timm does not have."""
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3, cutoff=0.6)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UserError(f"encoder timm:{name}: unknown; {hint}timm.list_models() names all")
 
 
 def _create(name: str, pretrained: bool, *, meta: bool = False, **arguments: Any) -> Any:

@@ -21,6 +21,7 @@ from online_uda.networks.architecture import (
     NetworkConfig,
     build_network,
     config_of,
+    refuse_unknown,
     title,
 )
 from online_uda.networks.catalogue import DEFAULT_NETWORK, NETWORK_DESCRIPTIONS
@@ -92,6 +93,7 @@ def architecture(name: str, classes: int) -> AnyConfig:
 
 
 def _untrained(name: str, config: AnyConfig, classes: ClassSet, options: NetworkOptions) -> LoadedNetwork:
+    refuse_unknown(config)
     if options.init == "pretrained":
         if not isinstance(config, NetworkConfig) or not config.encoder.startswith("timm:"):
             raise UserError(
