@@ -31,10 +31,11 @@ from online_uda.networks.zoo import load_network
 from streams.classes import CITYSCAPES_19
 
 NAMES = (
-    "segformer_b0", "segformer_b1", "segformer_b2", "mit_b0+daformer", "mit_b0+upernet",
+    "segformer_b0", "segformer_b1", "segformer_b2", "segformer_b3", "segformer_b4", "segformer_b5",
+    "mit_b0+daformer", "mit_b0+upernet",
     "timm:mobilenetv3_small_100", "timm:resnet18", "timm:resnet18+deeplabv3plus", "timm:resnet50",
     "timm:efficientnet_b0", "timm:pvt_v2_b0", "timm:convnext_atto", "timm:convnext_tiny",
-    "timm:swin_tiny_patch4_window7_224",
+    "timm:swin_tiny_patch4_window7_224", "timm:swin_base_patch4_window7_224",
     "timm:vit_tiny_patch16_224", "torchvision:lraspp_mobilenet_v3_large", "examples.unet:make",
 )  # fmt: skip
 SIZE = (256, 512)
@@ -130,18 +131,25 @@ def main() -> None:
     torch.set_num_threads(1)
     machine = f"{platform.machine()}, {os.cpu_count()} CPU cores, torch {torch.__version__}, one thread"
     rows = kept(arguments.out.with_suffix(".json"), {"network": arguments.networks})
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     for name in arguments.networks:
         rows.append(measure(name, arguments.runs))
         print(json.dumps(rows[-1]), flush=True)
+        write(arguments.out, machine, rows)  # after each: a run that is cut off keeps what it has
+
+
+def write(out: Path, machine: str, rows: list[dict[str, Any]]) -> None:
+    """Writes ``out.json`` and ``out.md``, rows in the order of `NAMES`."""
+    place = {name: index for index, name in enumerate(NAMES)}
+    rows = sorted(rows, key=lambda row: place.get(row["network"], len(place)))
     result = {"machine": machine, "size": list(SIZE), "rows": rows}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     runs = sorted({row["runs"] for row in rows})
     note = (
         f"{machine}; {SIZE[1]}x{SIZE[0]}; processor time, smallest of {' or '.join(map(str, runs))} runs; load is the "
         f"machine's average over a minute."
     )
-    arguments.out.with_suffix(".md").write_text(f"# Networks\n\n{note}\n\n{table(rows)}\n", encoding="utf-8")
+    out.with_suffix(".md").write_text(f"# Networks\n\n{note}\n\n{table(rows)}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,16 @@ from pathlib import Path
 from online_uda.config import Faults, RunPlan
 from online_uda.errors import UserError
 from online_uda.networks.catalogue import DEFAULT_NETWORK, NETWORK_DESCRIPTIONS
-from online_uda.networks.spec import form_of, function_parts, parse_architecture, read_description
+from online_uda.networks.spec import (
+    ADAPTERS_FILE,
+    adapters_alone,
+    form_of,
+    function_parts,
+    holds_adapters,
+    parse_architecture,
+    read_description,
+    with_adapters,
+)
 from online_uda.reports.outputs import check_outputs
 from online_uda.reports.run_folder import RunFolder
 from online_uda.runtime.costs import StageCosts
@@ -143,10 +152,15 @@ def _own_source(plan: RunPlan) -> str | None:
 
 def _check_network(plan: RunPlan, faults: Faults) -> None:
     """What can be told without torch; what is in a folder or a file is checked when it is loaded."""
-    name = plan.run.network
-    if name is None:
-        return
+    if plan.run.network is not None:
+        _check_name(plan.run.network, faults)
+
+
+def _check_name(name: str, faults: Faults) -> None:
     form = form_of(name)
+    adapters = with_adapters(name)
+    if adapters is not None:
+        _check_name(adapters[0], faults)
     with faults.collecting():
         if form == "architecture":
             parse_architecture(name)
@@ -162,6 +176,8 @@ def _check_network(plan: RunPlan, faults: Faults) -> None:
     if not folder.exists():
         known = unknown_name("network", folder.name, NETWORK_DESCRIPTIONS, "run_stream.py --list networks shows all")
         faults.lines.append(f"{known}; and there is no folder {folder}")
+    elif holds_adapters(folder / ADAPTERS_FILE) and not (folder / "config.json").is_file():
+        faults.lines.append(adapters_alone(folder))
     elif folder.is_dir() and not (folder / "config.json").is_file():
         faults.lines.append(
             f"--network {folder}: has no config.json; give a folder with config.json and model.safetensors"

@@ -28,7 +28,7 @@ from online_uda.config import (
 )
 from online_uda.errors import USER_ERRORS, UserError
 from online_uda.networks.catalogue import DEFAULT_NETWORK
-from online_uda.networks.spec import described_networks, form_of, function_parts
+from online_uda.networks.spec import described_networks, form_of, function_parts, with_adapters
 from online_uda.seed_names import preset
 from online_uda.stream_schedule import named_feed, stream_document
 from streams.bound_data import named_data
@@ -284,6 +284,9 @@ def _absolute(run: RunConfig, schedule: Schedule | None, faults: Faults) -> RunC
 
 def _absolute_network(name: str) -> str:
     form = form_of(name)
+    adapters = with_adapters(name)
+    if adapters is not None:
+        return f"{_absolute_network(adapters[0])}@{_absolute_path(str(adapters[1]))}"
     if form == "function":
         source, weights = function_parts(name)
         return f"{source}@{_absolute_path(weights)}" if weights else name

@@ -22,7 +22,8 @@ formats:
   own        config.json, model.safetensors (with the light head if it is trained), README.md: --network DIR loads it,
              and --network MODULE:FUNCTION@DIR where your own code builds the network
   hf         the same for a SegFormer as transformers reads it
-  adapters   what adapters have learned in a run, alone: adapters.safetensors of kilobytes, and README.md
+  adapters   what adapters have learned in a run, alone: adapters.safetensors of kilobytes, and README.md;
+             --network NETWORK@DIR puts them on the run's network again
 
 examples:
   python -m online_uda.save runs/cs2rain-default-20261121-080509 --out my_rain_network
@@ -92,6 +93,7 @@ def save(
     """
     import torch
 
+    from online_uda.networks.adapters import adapter_parameters
     from online_uda.networks.checkpoint_writer import save_folder, save_hf_folder
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -108,6 +110,10 @@ def save(
         _save_adapters(found, out)
     else:
         assert loaded.config is not None
+        if any(True for _ in adapter_parameters(loaded.network)):
+            raise UserError(
+                f"{what}: has adapters that do not fold into weights; python -m online_uda.export writes it as ONNX"
+            )
         names = loaded.weight_names or loaded.class_names
         if form == "hf":
             save_hf_folder(out, loaded.network, loaded.config, names, dtype)
@@ -115,7 +121,8 @@ def save(
             save_folder(out, loaded.network, loaded.config, names, origin, dtype, light_head=loaded.has_light_head)
     (out / "README.md").write_text(_card(found, origin, form, half), encoding="utf-8")
     size = sum(file.stat().st_size for file in out.iterdir())
-    return f"{out}: {form} format, {size / 1e6:.1f} MB"
+    told = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+    return f"{out}: {form} format, {told}"
 
 
 def _of_network(what: str, class_set: str | None) -> _Found:
@@ -216,6 +223,10 @@ def _card(found: _Found, origin: dict[str, Any], form: str, half: bool) -> str:
     if isinstance(loaded.config, FunctionConfig) and form == "own":
         lines += ["", f"The weights of a network that {loaded.config.source} builds, which has to be there too: load "
                   f"them with `--network {loaded.config.source}@DIR`, DIR being this folder."]  # fmt: skip
+    if form == "adapters":
+        base = found.run[0].run.network
+        how = f"`--network {base}@DIR` puts them on it again, DIR being this folder"
+        lines += ["", f"Adapters alone, trained on {base}: {how}."]
     names = loaded.weight_names or loaded.class_names
     if names:
         lines += ["", "Classes in id order: " + ", ".join(names) + "."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,7 @@ class ClassFile(ConfigModel):
     ground: tuple[Id, ...] = ()
     void: tuple[Id, ...] = ()
     raw: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field((), max_length=256)
+    means: dict[str, tuple[Annotated[str, Field(min_length=1)], ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _ids_exist(self) -> Self:
@@ -163,6 +165,11 @@ class ClassFile(ConfigModel):
             raise KeyedError("two classes have the same name", "names")
         if any(index >= count and index != IGNORE_ID for index in self.raw):
             raise KeyedError(f"train ids are 0 to {count - 1}, and {IGNORE_ID} for ignore", "raw")
+        for name in self.means:
+            if name not in self.names:
+                near = difflib.get_close_matches(name, self.names, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise KeyedError(f"{name!r} is none of the names{hint}", "means")
         return self
 
 
@@ -181,8 +188,9 @@ def find_classes(name_or_path: str, base: Path | None = None) -> ClassSet:
     read = build(ClassFile, load_yaml(file))
     palette = read.palette or tuple(_colour(index) for index in range(len(read.names)))
     return ClassSet(
-        read.name or file.stem, read.names, palette, read.things, read.sky, read.ground, read.void, read.raw
-    )
+        read.name or file.stem, read.names, palette, read.things, read.sky, read.ground, read.void, read.raw,
+        tuple(read.means.items()),
+    )  # fmt: skip
 
 
 def _colour(index: int) -> tuple[int, int, int]:
@@ -197,9 +205,9 @@ def _colour(index: int) -> tuple[int, int, int]:
 def class_groups(network: ClassSet, stream: ClassSet) -> list[tuple[int, ...]]:
     """For each class of ``stream``, the classes of ``network`` that mean it; none where it does not know it.
 
-    Two classes mean the same where their names do; a name that stands for several (CamVid's bicyclist for Cityscapes'
-    rider and bicycle) takes all of them. A class of the network goes to one class only: to its own name, else to the
-    first that it stands for.
+    Two classes mean the same where their names do, or what a set says that they mean; a name that stands for several
+    (CamVid's bicyclist for Cityscapes' rider and bicycle) takes all of them. A class of the network goes to one class
+    only: to its own name, else to the first that it stands for.
     """
     groups: list[list[int]] = [[] for _ in stream.names]
     for index, name in enumerate(network.names):
@@ -219,6 +227,9 @@ def _plain(name: str) -> str:
 
 
 def _meanings(name: str, space: ClassSet) -> tuple[str, ...]:
+    for own, meanings in space.means:
+        if own == name:
+            return tuple(_plain(meaning) for meaning in meanings)
     plain = _plain(name)
     others = {_plain(other) for other in space.names}
     if plain == "car" and others & set(_VEHICLES[1:]):

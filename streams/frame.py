@@ -116,6 +116,7 @@ class ClassSet:
         ground: Ids of classes that lie on the ground plane (road, sidewalk, terrain).
         void: Ids in label files that mean "ignore" beside 255.
         raw: Train id (255 = ignore) of each id in label files, where these are not train ids themselves.
+        means: Names of other label spaces that a class stands for, beside its own name.
     """
 
     name: str
@@ -126,6 +127,7 @@ class ClassSet:
     ground: tuple[int, ...] = ()
     void: tuple[int, ...] = ()
     raw: tuple[int, ...] = ()
+    means: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)

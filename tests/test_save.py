@@ -7,12 +7,17 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from online_uda.cli import main as cli
 from online_uda.errors import UserError
+from online_uda.export.cli import main as export
 from online_uda.networks.adapter_file import load_adapters
+from online_uda.networks.adapter_layers import AdapterConfig
+from online_uda.networks.adapters import insert_adapters
 from online_uda.networks.checkpoint_writer import save_folder
 from online_uda.networks.checkpoints import load_folder
 from online_uda.networks.segmenter import build_segformer, segformer_config
@@ -69,6 +74,59 @@ def test_adapters_of_a_run_alone_and_folded(kit: Kit) -> None:
         torch.testing.assert_close(network(frames).logits, folded, atol=1e-5, rtol=0.0)
         assert not torch.equal(before, folded)
     assert config.rank == 4
+
+
+def test_adapters_alone_go_on_their_network_again(kit: Kit, capsys: pytest.CaptureFixture[str]) -> None:
+    run = kit.run("--scope", "adapters", "adapters.kind=lora", "optimizer.learning_rate=0.01", frames=3)
+    alone, folded = kit.root / "alone", kit.root / "folded"
+    assert main([str(run), "--out", str(alone), "--format", "adapters"]) == 0
+    assert main([str(run), "--out", str(folded)]) == 0
+    assert f"`--network {kit.network}@DIR`" in (alone / "README.md").read_text()
+    frames = torch.rand(1, 3, 64, 64)
+    expected = load_folder(folded).network(frames).logits
+    for place in (alone, alone / "adapters.safetensors"):
+        loaded = load_network(f"{kit.network}@{place}", CAMVID_11)
+        torch.testing.assert_close(loaded.network(frames).logits, expected, atol=1e-5, rtol=0.0)
+        assert f"lora adapters of {alone / 'adapters.safetensors'}" in loaded.description
+    again = kit.run(frames=1, out="again", network=f"{kit.network}@{alone}")
+    assert main([str(again), "--out", str(kit.root / "later")]) == 0
+    assert main([f"{kit.network}@{alone}", "--out", str(kit.root / "whole")]) == 0
+    torch.testing.assert_close(load_folder(kit.root / "whole").network(frames).logits, expected, atol=1e-5, rtol=0.0)
+    for place in (alone, alone / "adapters.safetensors"):
+        with pytest.raises(UserError, match=r"holds adapters alone; give --network NETWORK@"):
+            load_network(place, CAMVID_11)
+    capsys.readouterr()
+    assert cli([*kit.arguments(network=str(alone))]) == 2
+    assert f"holds adapters alone; give --network NETWORK@{alone}" in capsys.readouterr().err
+    with pytest.raises(UserError, match="adapters of another network"):
+        load_network(f"segformer_b0@{alone}", CAMVID_11, NetworkOptions(init="random"))
+
+
+@pytest.mark.parametrize(("kind", "method"), [("adaptformer", "tent"), ("side", "ecotta")])
+def test_adapters_that_do_not_fold(kind: str, method: str, kit: Kit, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--scope", "adapters", "adapters.kind=adaptformer", "optimizer.learning_rate=0.01")
+    run = kit.run(*(words if method == "tent" else ("optimizer.learning_rate=0.01",)), method=method, frames=2)
+    alone, file = kit.root / "alone", kit.root / "net.onnx"
+    capsys.readouterr()
+    assert main([str(run), "--out", str(kit.root / "whole")]) == 2
+    assert "cannot be folded into weights" in capsys.readouterr().err
+    assert main([str(run), "--out", str(alone), "--format", "adapters"]) == 0
+    loaded = load_network(f"{kit.network}@{alone}", CAMVID_11)
+    learned = method_state(run)["student"]
+    state = loaded.network.state_dict()
+    adapters = [name for name in state if ".adapter." in name]
+    assert adapters
+    assert all(torch.equal(state[name], learned[name]) for name in adapters)
+    assert main([f"{kit.network}@{alone}", "--out", str(kit.root / "whole")]) == 2
+    assert "has adapters that do not fold into weights" in capsys.readouterr().err
+    assert export([str(run), "--out", str(file), "--size", "64x64", "--movable", "none"]) == 0
+    frames = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = loaded.network(frames).logits
+    found = onnxruntime.InferenceSession(file).run(None, {"frames": frames.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=0.0)
+    with pytest.raises(UserError, match="it cannot grow others"):
+        insert_adapters(loaded.network, AdapterConfig(), seed=0)
 
 
 def test_transformers_reads_what_is_written(tmp_path: Path) -> None:

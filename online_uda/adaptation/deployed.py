@@ -10,7 +10,7 @@ from torch import Tensor
 from online_uda.adaptation.settings import AdapterSettings, MethodSettings
 from online_uda.errors import UserError
 from online_uda.networks.adapter_folding import folded
-from online_uda.networks.adapter_layers import AdapterConfig
+from online_uda.networks.adapter_layers import FOLDING, AdapterConfig
 from online_uda.networks.adapters import insert_adapters
 from online_uda.networks.alignment import InputAlignment
 from online_uda.networks.segmenter import Segmenter
@@ -49,7 +49,7 @@ def deploy(settings: MethodSettings, state: Mapping[str, Any], network: Segmente
         UserError: The state is of another network.
     """
     slot = settings.adapters
-    if slot is not None and slot.kind == "adaptformer":  # which the settings allow without a teacher only
+    if slot is not None and slot.kind not in FOLDING:  # which the settings allow without a teacher only
         insert_adapters(network, adapter_config(slot), seed=0)
         weights = dict(state["student"])
     else:

@@ -89,7 +89,9 @@ def _matching(network: Segmenter, patterns: Sequence[str], key: str) -> list[str
     for pattern in patterns:
         fitting = [name for name in names if fnmatchcase(name, pattern) or name.startswith(pattern + ".")]
         if not fitting:
-            near = difflib.get_close_matches(pattern, {name[: len(pattern)] for name in names} | set(names), n=1)
+            parts = [name.split(".") for name in names]
+            known = dict.fromkeys(".".join(part[:depth]) for part in parts for depth in range(1, len(part) + 1))
+            near = difflib.get_close_matches(pattern.removesuffix(".*"), known, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             heads = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
             raise UserError(f"{key}: {pattern!r} fits no parameter; {hint}names start with {heads[:120]}")

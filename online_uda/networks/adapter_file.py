@@ -17,9 +17,8 @@ from online_uda.errors import UserError
 from online_uda.networks.adapter_layers import AdapterConfig
 from online_uda.networks.adapters import adapter_parameters, insert_adapters, remove_adapters
 from online_uda.networks.segmenter import Segmenter
+from online_uda.networks.spec import ADAPTERS_FORMAT
 from online_uda.networks.weights_file import difference
-
-FORMAT = "online_uda.adapters/1"
 
 
 def save_adapters(
@@ -41,7 +40,7 @@ def save_adapters(
         raise UserError(f"{path}: the network has no adapters to save")
     tensors |= {name: buffer.detach().contiguous().cpu() for name, buffer in (statistics or {}).items()}
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"format": FORMAT, "adapters": json.dumps(asdict(config))})
+    save_file(tensors, partial, metadata={"format": ADAPTERS_FORMAT, "adapters": json.dumps(asdict(config))})
     partial.chmod(0o644)
     partial.replace(path)
 
@@ -56,8 +55,8 @@ def load_adapters(path: Path, network: Segmenter) -> AdapterConfig:
         with safe_open(path, "pt") as file:
             meta = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if meta.get("format") != FORMAT:
-            raise UserError(f"{path}: holds no adapters (format {meta.get('format')!r}, expected {FORMAT!r})")
+        if meta.get("format") != ADAPTERS_FORMAT:
+            raise UserError(f"{path}: holds no adapters (format {meta.get('format')!r}, expected {ADAPTERS_FORMAT!r})")
         config = TypeAdapter(AdapterConfig).validate_json(meta["adapters"])
     except (OSError, SafetensorError, KeyError, ValidationError) as error:
         raise UserError(f"{path}: not a readable file of adapters ({str(error).splitlines()[0][:120]})") from None

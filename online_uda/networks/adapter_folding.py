@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from online_uda.errors import UserError
-from online_uda.networks.adapter_layers import AdapterConfig
+from online_uda.networks.adapter_layers import FOLDING, AdapterConfig
 from online_uda.networks.adapters import MARK, remove_adapters
 from online_uda.networks.segmenter import Segmenter
 
@@ -17,12 +17,13 @@ def folded(state: Mapping[str, Tensor], config: AdapterConfig) -> dict[str, Tens
     """A state dict with its adapters folded into the weights they serve, and without them.
 
     Raises:
-        UserError: AdaptFormer's do not fold.
+        UserError: They are of a kind that does not fold.
     """
-    if config.kind == "adaptformer":
+    if config.kind not in FOLDING:
+        why = "AdaptFormer's bottleneck has a ReLU" if config.kind == "adaptformer" else "a side net normalises its map"
         raise UserError(
-            "adapters: AdaptFormer's bottleneck has a ReLU and cannot be folded into weights; take lora, or save it "
-            "with --format adapters or as ONNX"
+            f"adapters: {why} and cannot be folded into weights; take lora, or save it with --format adapters "
+            "or as ONNX"
         )
     plain = {name: tensor for name, tensor in state.items() if MARK not in name}
     scales = {"low": config.scale, "high": config.high_scale, "one": config.scale}
@@ -52,7 +53,7 @@ def merge_adapters(network: Segmenter, config: AdapterConfig) -> None:
     """Folds the adapters into the weights, and takes them and their hooks out.
 
     Raises:
-        UserError: AdaptFormer's do not fold.
+        UserError: They are of a kind that does not fold.
     """
     plain = folded(network.state_dict(), config)
     remove_adapters(network)

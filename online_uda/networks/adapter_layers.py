@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 Kind = Literal["lora", "two_rank", "conv", "adaptformer", "side"]
+FOLDING = ("lora", "two_rank", "conv")
+"""Kinds that are linear in what their layer sees, so that they fold into its weight."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,10 @@ def insert_adapters(network: Segmenter, config: AdapterConfig, seed: int) -> lis
         Names of the layers served, in order.
 
     Raises:
-        UserError: No layer fits the targets.
+        UserError: No layer fits the targets, or there are adapters already.
     """
+    if any(True for _ in adapter_parameters(network)):
+        raise UserError("adapters: the network has some that do not fold into its weights; it cannot grow others")
     chosen = layers_to_serve(network, config)
     device, dtype = place_of(network)
     channels = _channels(network) if config.kind == "side" else {}

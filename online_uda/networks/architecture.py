@@ -10,6 +10,7 @@ from typing import TypeAlias
 from torch import nn
 
 from online_uda.errors import UserError
+from online_uda.networks import foreign, timm_stages
 from online_uda.networks.foreign import TORCHVISION, module_of_function, torchvision_module
 from online_uda.networks.head_daformer import DAFormerHead, Fusion
 from online_uda.networks.head_deeplab import DeepLabPlusHead
@@ -134,6 +135,14 @@ def build_network(config: AnyConfig, *, pretrained: bool = False) -> Segmenter:
     light.apply(init_weights)
     mean, std = config.mean or encoder.mean, config.std or encoder.std
     return Segmenter(encoder.stages, head, light, mean, std, encoder.divisor)
+
+
+def refuse_unknown(config: AnyConfig) -> None:
+    """Raises `UserError` where timm or torchvision has no such network."""
+    if isinstance(config, ModuleConfig):
+        foreign.refuse_unknown(config.source.removeprefix(TORCHVISION))
+    elif isinstance(config, NetworkConfig) and config.encoder.startswith("timm:"):
+        timm_stages.refuse_unknown(config.encoder.removeprefix("timm:"))
 
 
 def with_drop_path(config: AnyConfig, rate: float) -> AnyConfig:

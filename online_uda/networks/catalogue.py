@@ -19,5 +19,6 @@ NETWORK_FORMS: dict[str, str] = {
     "torchvision:NAME": "a segmentation model of torchvision, untrained: needs --init random",
     "MODULE:FUNCTION": "your own code: a function that returns any torch.nn.Module from frames to logits",
     "MODULE:FUNCTION@WEIGHTS": "the same with weights from a folder of online_uda.save, or a file of its state dict",
+    "NETWORK@DIR": "any of these with the adapters that online_uda.save --format adapters wrote",
 }
 """What else ``--network`` takes, for ``--list networks``."""

@@ -29,6 +29,7 @@ from online_uda.networks.checkpoint_writer import ALIGNMENT, CONFIGS, FORMAT
 from online_uda.networks.dialects import Translation, translate
 from online_uda.networks.hf_segformer import config_from_hf, from_hf
 from online_uda.networks.segmenter import SegformerConfig, Segmenter
+from online_uda.networks.spec import ADAPTERS_FILE, adapters_alone, holds_adapters
 from online_uda.networks.weights_file import (
     WEIGHTS_FILE,
     load_strict,
@@ -36,8 +37,6 @@ from online_uda.networks.weights_file import (
     read_weights_file,
     refuse_lfs_pointer,
 )
-
-_HEAD_WIDTH = {True: 256, False: 768}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +86,24 @@ def load_path(path: Path, *, init_head: str | None = None, classes: int | None =
         UserError: Nothing is there, it is damaged, or it is of an architecture that is not known.
     """
     if not path.is_file():
-        if init_head is not None and path.exists():
-            raise UserError(f"{path}: holds a whole network, and --init-head random would not be used; drop it")
-        return load_folder(path)
+        return load_folder(path, init_head=init_head, classes=classes)
     if path.name == "config.json":
         raise UserError(f"{path}: is a file; give the folder that holds config.json and {WEIGHTS_FILE}")
     found = read_weights_file(path)
     return _from_elsewhere(translate(found.weights, path), path, found.class_names, init_head, classes)
 
 
-def load_folder(folder: Path, function: str | None = None) -> LoadedNetwork:
+def load_folder(
+    folder: Path, function: str | None = None, *, init_head: str | None = None, classes: int | None = None
+) -> LoadedNetwork:
     """Loads a network folder of our own format, of Hugging Face's SegFormer, or of segmentation_models_pytorch.
 
     Args:
         folder: See the module's docstring.
         function: ``module:function`` that builds the network, for weights that were saved from the user's own code.
             It is called because the user names it, never because a file does.
+        init_head: ``random`` where the head of a folder that holds an encoder alone is meant to be untrained.
+        classes: Outputs of such a head.
 
     Raises:
         UserError: If the folder, its config or its weights are missing, damaged or of another architecture.
@@ -111,6 +112,8 @@ def load_folder(folder: Path, function: str | None = None) -> LoadedNetwork:
         raise UserError(f"{folder}: no such network folder")
     config_path = folder / "config.json"
     if not config_path.is_file():
+        if holds_adapters(folder / ADAPTERS_FILE):
+            raise UserError(adapters_alone(folder))
         raise UserError(f"{folder}: has no config.json; give a folder with config.json and {WEIGHTS_FILE}")
     content = _read_json(config_path)
     weights_path = _weights_file(folder)
@@ -123,12 +126,19 @@ def load_folder(folder: Path, function: str | None = None) -> LoadedNetwork:
         config, names = config_from_hf(content, str(config_path))
         weights, unknown = from_hf(read_weights(weights_path))
         dialect = "Hugging Face SegFormer"
+        if not any(name.startswith("head.") for name in weights):
+            alone = Translation(f"{dialect}, encoder only", weights, tuple(unknown), None, config.encoder)
+            return _from_elsewhere(alone, weights_path, (), init_head, classes)
     elif "_model_class" in content and function is None:
         _check_smp(content, config_path)
-        return _from_elsewhere(translate(read_weights(weights_path), weights_path), weights_path, (), None, None)
+        return _from_elsewhere(
+            translate(read_weights(weights_path), weights_path), weights_path, (), init_head, classes
+        )
     else:
         found = content.get("model_type") or content.get("architecture") or content.get("format")
         raise UserError(f"{config_path}: architecture {found!r} is not supported; expected model_type 'segformer'")
+    if init_head is not None:
+        raise UserError(f"{folder}: holds a whole network, and --init-head random would not be used; drop it")
     config = _with_function(config, function, folder)
     network = build_network(config)
     has_light = load_strict(network, weights, weights_path, unknown=unknown)
@@ -177,7 +187,8 @@ def _from_elsewhere(
                 f"{path}: holds an encoder alone ({translated.dialect}), without a decode head; give a whole network, "
                 f"or add --init-head random if an untrained head is meant"
             )
-        config = SegformerConfig(translated.encoder, classes, _HEAD_WIDTH[translated.encoder.widths[0] == 32])
+        head_width = 256 if sum(translated.encoder.depths) <= 8 else 768  # as published: B0 and B1, and the larger ones
+        config = SegformerConfig(translated.encoder, classes, head_width)
         left_out, note = ("head.",), "random head"
         warnings.warn(f"{path}: its head is random: what it predicts before training means nothing", stacklevel=4)
     elif init_head is not None:
@@ -204,6 +215,13 @@ def _weights_file(folder: Path) -> Path:
     for name in (WEIGHTS_FILE, "pytorch_model.bin"):
         if (folder / name).is_file():
             return folder / name
+        if (folder / f"{name}.index.json").is_file():
+            raise UserError(
+                f"{folder}: its weights are in several files ({name}.index.json lists them); save it in one piece: "
+                f"save_pretrained(DIR, max_shard_size='50GB')"
+            )
+    if (folder / "tf_model.h5").is_file():
+        raise UserError(f"{folder}: tf_model.h5 holds weights for TensorFlow; download {WEIGHTS_FILE} beside it")
     raise UserError(f"{folder}: has no {WEIGHTS_FILE} beside its config.json")
 
 

@@ -7,16 +7,18 @@ heads) is as published.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from online_uda.errors import UserError
 from online_uda.networks.architecture import AnyConfig, ModuleConfig, NetworkConfig
+from online_uda.networks.hf_segformer import HF_NORM_EPS, from_hf, is_hf
 from online_uda.networks.mit import MIT_VARIANTS, MiTConfig
 from online_uda.networks.segmenter import SegformerConfig
+from online_uda.networks.spec import adapters_alone, holds_adapters
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -109,6 +111,8 @@ def translate(weights: Mapping[str, Tensor], path: Path) -> Translation:
     Raises:
         UserError: If no dialect fits, or the sizes are of no architecture known here.
     """
+    if holds_adapters(path):
+        raise UserError(adapters_alone(path))
     names = set(weights)
     if "backbone.patch_embed1.proj.weight" in names:
         return _segformer("NVlabs SegFormer", weights, _NVLABS, _UNUSED_BY_NVLABS, path)
@@ -123,6 +127,13 @@ def translate(weights: Mapping[str, Tensor], path: Path) -> Translation:
         return _mmseg(weights, path)
     if "patch_embed1.proj.weight" in names:
         return _segformer("MiT encoder", weights, _ENCODER, _IMAGENET_CLASSIFIER, path)
+    if is_hf(weights):
+        return _hugging_face(weights, path)
+    if "stages.0.embed.proj.weight" in names or "head.classifier.weight" in names:
+        raise UserError(
+            f"{path}: weights in our own names, whose config.json says of which network; give the folder that holds "
+            f"both, or a description in YAML with the key weights"
+        )
     if "layers.0.0.projection.weight" in names:
         return _mmseg({"backbone." + name: tensor for name, tensor in weights.items()}, path)
     module = _torchvision(weights)
@@ -175,7 +186,18 @@ def _segformer(
     dialect: str, weights: Mapping[str, Tensor], rules: Rules, skipped: tuple[str, ...], path: Path
 ) -> Translation:
     renamed, unknown = rename(weights, rules, skipped)
-    encoder = _sizes(renamed, path)
+    return _sized(dialect, renamed, unknown, _sizes(renamed, path), path)
+
+
+def _hugging_face(weights: Mapping[str, Tensor], path: Path) -> Translation:
+    renamed, unknown = from_hf(weights)
+    encoder = replace(_sizes(renamed, path), norm_eps=HF_NORM_EPS)
+    return _sized("Hugging Face SegFormer", renamed, unknown, encoder, path)
+
+
+def _sized(
+    dialect: str, renamed: dict[str, Tensor], unknown: Sequence[str], encoder: MiTConfig, path: Path
+) -> Translation:
     if "head.classifier.weight" not in renamed:
         if any(name.startswith("head.") for name in renamed):
             raise UserError(f"{path}: {dialect}: has a part of a decode head, but no classifier; download it again")

@@ -17,9 +17,11 @@ from online_uda.errors import UserError
 from online_uda.networks.module_output import first_of, logits_of
 
 STRIDES = (1, 2, 4, 8, 16, 32, 64)
-_PROBES = ((1, (67, 93)), (8, (72, 104)), (16, (80, 112)), (32, (96, 160)), (64, (128, 192)))
-"""Divisors to try, each with a size that no larger one divides."""
-_WATCHED = (128, 192)
+_PROBES = (
+    (1, (67, 93)), (8, (72, 104)), (16, (80, 112)), (32, (96, 160)), (64, (128, 192)), (12, (84, 132)),
+    (14, (126, 182)), (24, (120, 168)), (28, (140, 196)), (48, (144, 240)), (128, (128, 256)), (256, (256, 512)),
+)  # fmt: skip
+"""Divisors to try, each with a size that no larger one of its kind divides; those of patch sizes such as 14 last."""
 _FEWEST_STAGES = 3
 
 
@@ -31,11 +33,13 @@ class Stage:
         units: Their names, in the order they ran.
         stride: Of the map that the last one returns.
         width: Its channels.
+        channels_last: Whether that map is ``(B, H, W, C)``.
     """
 
     units: tuple[str, ...]
     stride: int
     width: int
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Discovery:
 
 @dataclass
 class _Trace:
+    size: tuple[int, int]
     order: list[str] = field(default_factory=list)
     shapes: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
     single: list[str] = field(default_factory=list)
@@ -82,27 +87,40 @@ def discover(module: nn.Module, what: str) -> Discovery:
     Raises:
         UserError: It fails on every size, or returns no logits.
     """
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise UserError(f"{what}: is compiled by TorchScript, so its parts cannot be watched; return the module itself")
     training = module.training
     module.eval()
     try:
         divisor = _smallest_divisor(module, what)
         names = {part: name for name, part in module.named_modules()}
         with torch.no_grad():
-            trace, output = _watch(module, names, _WATCHED)
+            trace, output = _watch(module, names, _watched(divisor))
         logits = logits_of(output, what)
-        if not logits.isfinite().all():
-            raise UserError(f"{what}: its logits for a black frame are not finite")
-        aspect = abs(logits.shape[-2] / logits.shape[-1] - _WATCHED[0] / _WATCHED[1])
-        if len(logits) != 1 or aspect > 0.1:
-            raise UserError(
-                f"{what}: returned logits {tuple(logits.shape)} for frames (1, 3, {_WATCHED[0]}, {_WATCHED[1]}); "
-                f"expected a map of the frame's proportions"
-            )
+        _check_logits(logits, trace.size, what)
         units = list(_units(module, "", trace, 1))
         unused = _unused(module, what, dict(_PROBES)[divisor])
         return Discovery(tuple(_stages(module, units)), int(logits.shape[1]), divisor, tuple(trace.single), unused)
     finally:
         module.train(training)
+
+
+def _watched(divisor: int) -> tuple[int, int]:
+    """A size of multiples of ``divisor`` at which strides can be told apart."""
+    height, width = (-(-side // divisor) * divisor for side in (128, 192))
+    return height, width if width > height else width + divisor
+
+
+def _check_logits(logits: Tensor, size: tuple[int, int], what: str) -> None:
+    if not logits.isfinite().all():
+        raise UserError(f"{what}: its logits for a black frame are not finite")
+    if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-4).all()):
+        raise UserError(f"{what}: returned probabilities, which add up to 1; return the logits before the softmax")
+    if len(logits) != 1 or abs(logits.shape[-2] / logits.shape[-1] - size[0] / size[1]) > 0.1:
+        raise UserError(
+            f"{what}: returned logits {tuple(logits.shape)} for frames (1, 3, {size[0]}, {size[1]}); "
+            f"expected a map of the frame's proportions"
+        )
 
 
 def _smallest_divisor(module: nn.Module, what: str) -> int:
@@ -117,9 +135,14 @@ def _smallest_divisor(module: nn.Module, what: str) -> int:
         logits = logits_of(output, what)
         if logits.shape[-2] <= height and logits.shape[-1] <= width:
             return divisor
-        failure = ValueError(f"its logits {tuple(logits.shape)} are larger than the frame")
+        last = ", with the channels last" if logits.shape[1:3] == (height, width) else ""
+        failure = ValueError(f"its logits {tuple(logits.shape)} are larger than the frame{last}")
     assert failure is not None
-    raise UserError(f"{what}: fails on frames (1, 3, H, W) of every size tried: {_first_line(failure)}")
+    tried = f"{_PROBES[0][1][0]}x{_PROBES[0][1][1]} to {height}x{width}"
+    raise UserError(
+        f"{what}: fails on frames (1, 3, H, W) of every size tried ({tried}): {_first_line(failure)}; it has to take "
+        f"frames of any size, or of multiples of a patch: resize inside its forward where it cannot"
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -148,7 +171,7 @@ def _unused(module: nn.Module, what: str, size: tuple[int, int]) -> tuple[str, .
 
 
 def _watch(module: nn.Module, names: dict[nn.Module, str], size: tuple[int, int]) -> tuple[_Trace, Any]:
-    trace = _Trace()
+    trace = _Trace(size)
 
     def hook_of(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -171,11 +194,10 @@ def _watch(module: nn.Module, names: dict[nn.Module, str], size: tuple[int, int]
             handle.remove()
 
 
-def _stride(shape: tuple[int, ...] | None) -> int | None:
+def _stride(shape: tuple[int, ...] | None, size: tuple[int, int]) -> int | None:
     """Stride of a map or of tokens, None where the shape fits no grid."""
-    height, width = _WATCHED
     for stride in STRIDES:
-        grid = (-(-height // stride), -(-width // stride))
+        grid = (-(-size[0] // stride), -(-size[1] // stride))
         if shape is not None and len(shape) == 4 and (shape[2:] == grid or shape[1:3] == grid):
             return stride
         if shape is not None and len(shape) == 3 and 0 <= shape[1] - grid[0] * grid[1] <= 1:
@@ -183,18 +205,22 @@ def _stride(shape: tuple[int, ...] | None) -> int | None:
     return None
 
 
-def _width(shape: tuple[int, ...] | None) -> int:
-    assert shape is not None
-    height, width = _WATCHED
-    last = len(shape) == 3 or shape[1:3] == tuple(-(-side // (_stride(shape) or 1)) for side in (height, width))
-    return int(shape[-1] if last and len(shape) == 3 else shape[1])
+def _channels(shape: tuple[int, ...] | None, stride: int | None, size: tuple[int, int]) -> tuple[int, bool]:
+    """Channels of a map or of tokens, and whether they are a map's last axis."""
+    if shape is None or stride is None:
+        return 0, False
+    if len(shape) == 3:
+        return shape[-1], False
+    last = shape[2:] != (-(-size[0] // stride), -(-size[1] // stride))
+    return shape[-1 if last else 1], last
 
 
 @dataclass(frozen=True)
 class _Unit:
     name: str
-    shape: tuple[int, ...] | None
     stride: int | None
+    width: int
+    channels_last: bool
     leaf: bool
     weighted: bool
 
@@ -203,12 +229,13 @@ def _units(module: nn.Module, name: str, trace: _Trace, before: int) -> Iterator
     """Opens a module until every part changes the stride by one step at most; parts come in the order they ran."""
     part = module.get_submodule(name)
     shape = trace.shapes.get(name)
-    stride = _stride(shape)
+    stride = _stride(shape, trace.size)
     children = [child for child in trace.order if child and trace.parent(child) == name]
     small = stride is not None and (stride <= 2 * before or stride <= 4)
     if name and (small or not children):
         # A leaf, or something that takes one step: what it does inside is its own affair.
-        yield _Unit(name, shape, stride, not children, any(True for _ in part.parameters()))
+        weighted = any(True for _ in part.parameters())
+        yield _Unit(name, stride, *_channels(shape, stride, trace.size), not children, weighted)
         return
     for child in children:
         found = list(_units(module, child, trace, before))
@@ -226,7 +253,7 @@ def _stages(module: nn.Module, units: list[_Unit]) -> Iterator[Stage]:
     for end in cuts:
         last = encoder[end]
         assert last.stride is not None
-        yield Stage(tuple(unit.name for unit in encoder[start : end + 1]), last.stride, _width(last.shape))
+        yield Stage(tuple(unit.name for unit in encoder[start : end + 1]), last.stride, last.width, last.channels_last)
         start = end + 1
 
 
@@ -260,7 +287,7 @@ def _cuts(units: list[_Unit], by_width: bool) -> list[int]:
             continue
         following = units[after]
         steps = following.stride != unit.stride
-        widens = by_width and not (unit.leaf or following.leaf) and _width(following.shape) != _width(unit.shape)
+        widens = by_width and not (unit.leaf or following.leaf) and following.width != unit.width
         if unit.stride >= 4 and (steps or widens):
             cuts.append(here)
     return [cut for cut in cuts if (units[cut].stride or 0) >= 4]

@@ -27,13 +27,18 @@ def torchvision_module(name: str, classes: int) -> nn.Module:
     Raises:
         UserError: For another name.
     """
+    refuse_unknown(name)
+    from torchvision.models import segmentation
+
+    return getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=classes)
+
+
+def refuse_unknown(name: str) -> None:
+    """Raises `UserError` for a name that is none of `TORCHVISION_MODELS`."""
     if name not in TORCHVISION_MODELS:
         near = difflib.get_close_matches(name, TORCHVISION_MODELS, n=2)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise UserError(f"network torchvision:{name}: unknown; {hint}choose one of {', '.join(TORCHVISION_MODELS)}")
-    from torchvision.models import segmentation
-
-    return getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=classes)
 
 
 def module_of_function(text: str, classes: int) -> nn.Module:
@@ -49,7 +54,9 @@ def module_of_function(text: str, classes: int) -> nn.Module:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and module_name.startswith(error.name):
-            raise UserError(f"network {text}: no module {error.name} here or in the environment") from None
+            plain = module_name.removesuffix(".py")
+            hint = f"; a module is named without .py: {plain}:{function_name}" if plain != module_name else ""
+            raise UserError(f"network {text}: no module {error.name} here or in the environment{hint}") from None
         raise UserError(f"network {text}: {module_name} needs {error.name}, which is not installed") from None
     except (Exception, SystemExit) as error:
         raise UserError(f"network {text}: importing {module_name} failed: {_reason(error)}") from None

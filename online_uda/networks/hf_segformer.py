@@ -1,6 +1,7 @@
-"""Hugging Face SegFormer folders: parameter names, config.json, and strict loading.
+"""Hugging Face's SegFormer: parameter names old and new, and config.json.
 
-The names in the `model.safetensors` FILE are the contract; the library renames its modules in memory between versions.
+The names in the `model.safetensors` FILE are what the library writes in every version. In memory transformers 5 has
+others, and a state dict that was saved from there has those; both are read, the first are written.
 """
 
 from __future__ import annotations
@@ -45,27 +46,60 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"decode_head\.batch_norm\.(.+)", r"head.norm.\1"),
     (r"decode_head\.classifier\.(.+)", r"head.classifier.\1"),
 )
-_COMPILED = tuple((re.compile(pattern + r"\Z"), target) for pattern, target in _RULES)
+_BLOCK = r"segformer\.stages\.(\d)\.blocks\.(\d+)\."
+_IN_MEMORY: tuple[tuple[str, str], ...] = (
+    (r"segformer\.stages\.(\d)\.patch_embeddings\.proj\.(.+)", r"stages.\1.embed.proj.\2"),
+    (r"segformer\.stages\.(\d)\.patch_embeddings\.layer_norm\.(.+)", r"stages.\1.embed.norm.\2"),
+    (r"segformer\.stages\.(\d)\.layer_norm\.(.+)", r"stages.\1.norm.\2"),
+    (_BLOCK + r"layernorm_before\.(.+)", r"stages.\1.blocks.\2.norm1.\3"),
+    (_BLOCK + r"layernorm_after\.(.+)", r"stages.\1.blocks.\2.norm2.\3"),
+    (_BLOCK + r"attention\.q_proj\.(.+)", r"stages.\1.blocks.\2.attention.query.\3"),
+    (_BLOCK + r"attention\.k_proj\.(.+)", r"stages.\1.blocks.\2.attention.key.\3"),
+    (_BLOCK + r"attention\.v_proj\.(.+)", r"stages.\1.blocks.\2.attention.value.\3"),
+    (_BLOCK + r"attention\.o_proj\.(.+)", r"stages.\1.blocks.\2.attention.out.\3"),
+    (
+        _BLOCK + r"attention\.sequence_reduction\.sequence_reduction\.(.+)",
+        r"stages.\1.blocks.\2.attention.reduce.\3",
+    ),
+    (_BLOCK + r"attention\.sequence_reduction\.layer_norm\.(.+)", r"stages.\1.blocks.\2.attention.norm.\3"),
+    (_BLOCK + r"mlp\.fc1\.(.+)", r"stages.\1.blocks.\2.ffn.expand.\3"),
+    (_BLOCK + r"mlp\.dwconv\.dwconv\.(.+)", r"stages.\1.blocks.\2.ffn.depthwise.\3"),
+    (_BLOCK + r"mlp\.fc2\.(.+)", r"stages.\1.blocks.\2.ffn.project.\3"),
+    (r"decode_head\.linear_projections\.(\d)\.proj\.(.+)", r"head.linears.\1.\2"),
+)
+_COMPILED = tuple((re.compile(pattern + r"\Z"), target) for pattern, target in (*_RULES, *_IN_MEMORY))
+_WHOLE = ("segformer.", "decode_head.", "classifier.")
+_FIRST = ("encoder.patch_embeddings.0.proj.weight", "stages.0.patch_embeddings.proj.weight")
+_IMAGE_CLASSIFIER = "classifier."
 
 
 def own_name(name: str) -> str | None:
     """Our name of a Hugging Face parameter or buffer, or None for a name of another architecture."""
+    name = name if name.startswith(_WHOLE) else "segformer." + name  # an encoder that was saved by itself
     for pattern, target in _COMPILED:
         if pattern.match(name):
             return pattern.sub(target, name)
     return None
 
 
+def is_hf(weights: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict has the names of Hugging Face's SegFormer, or of its encoder alone."""
+    return any(prefix + first in weights for prefix in ("segformer.", "") for first in _FIRST)
+
+
 def from_hf(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Renames a Hugging Face state dict to ours; also returns the names that no rule knows."""
+    """Renames a Hugging Face state dict to ours; also returns the names that no rule knows.
+
+    The classifier of whole images that a published encoder comes with is left out.
+    """
     renamed: dict[str, Tensor] = {}
     unknown: list[str] = []
     for name, tensor in weights.items():
         own = own_name(name)
-        if own is None:
-            unknown.append(name)
-        else:
+        if own is not None:
             renamed[own] = tensor
+        elif not name.startswith(_IMAGE_CLASSIFIER):
+            unknown.append(name)
     return renamed, unknown
 
 
@@ -98,7 +132,7 @@ def config_from_hf(config: Mapping[str, Any], source: str) -> tuple[SegformerCon
         raise UserError(f"{source}: reshape_last_stage false is not a segmentation encoder")
     names = config.get("id2label") or {}
     ordered = tuple(str(names[key]) for key in sorted(names, key=int))
-    classes = len(ordered) or int(config.get("num_labels", 0))
+    classes = len(ordered) or int(config.get("num_labels", 2))  # two are not written down
     if classes < 2:
         raise UserError(f"{source}: id2label names {classes} classes; a segmentation network needs at least 2")
     encoder = MiTConfig(

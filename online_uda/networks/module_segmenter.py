@@ -145,7 +145,7 @@ class ModuleSegmenter(Segmenter):
         grid = (-(-size[0] // stage.stride), -(-size[1] // stage.stride))
         if found.dim() == 3:
             return found[:, -grid[0] * grid[1] :].transpose(1, 2).unflatten(2, grid)
-        return found if found.shape[1] == stage.width else found.permute(0, 3, 1, 2)
+        return found.permute(0, 3, 1, 2) if stage.channels_last else found
 
     def forward(self, frames: Tensor) -> Segmentation:
         """Segments ``frames``: (B, 3, H, W) float32 RGB in [0, 1], any H and W."""

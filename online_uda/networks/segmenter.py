@@ -65,8 +65,9 @@ def to_full_size(
 
 
 def padded_size(size: tuple[int, int], divisor: int = 4, smallest: int = SMALLEST_SIDE) -> tuple[int, int]:
-    """The frame size after padding: the next multiples of ``divisor``, at least ``smallest``."""
-    return max(smallest, -(-size[0] // divisor) * divisor), max(smallest, -(-size[1] // divisor) * divisor)
+    """The frame size after padding: the next multiples of ``divisor`` that are at least ``smallest``."""
+    height, width = (-(-max(smallest, side) // divisor) * divisor for side in size)
+    return height, width
 
 
 class Segmenter(nn.Module):

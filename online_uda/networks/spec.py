@@ -15,12 +15,14 @@ from online_uda.errors import UserError
 from online_uda.networks.catalogue import NETWORK_DESCRIPTIONS
 from streams.yaml_config import ConfigModel, KeyedError, Located, build, load_yaml
 
-Form = Literal["name", "architecture", "torchvision", "description", "function", "hub", "path"]
+Form = Literal["name", "architecture", "torchvision", "description", "function", "hub", "path", "adapters"]
 MIT_ENCODERS = tuple(f"mit_b{size}" for size in range(6))
 HEAD_KINDS = ("segformer", "daformer", "upernet", "deeplabv3plus")
 FUSIONS = ("conv1", "aspp", "sep_aspp", "isa", "sepaspp_bottleneck")
 DEFAULT_WIDTHS = {"segformer": 256, "daformer": 256, "upernet": 512, "deeplabv3plus": 256}
 HUB = "hf:"
+ADAPTERS_FILE = "adapters.safetensors"
+ADAPTERS_FORMAT = "online_uda.adapters/1"
 DESCRIPTIONS = Path(__file__).resolve().parents[2] / "configs" / "networks"
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*:[A-Za-z_]\w*)(@(.*))?\Z")
 _ENCODER = re.compile(r"(timm:[\w.-]+?|mit_\w+?)(\+([a-z0-9]+)(\.(\w+))?)?\Z")
@@ -105,6 +107,8 @@ def form_of(name: str) -> Form:
     """Which of the forms a text after ``--network`` has; everything that looks like none is a path."""
     if name in NETWORK_DESCRIPTIONS:
         return "name"
+    if with_adapters(name) is not None:
+        return "adapters"
     if name.startswith(HUB):
         return "hub"
     if name.startswith("torchvision:"):
@@ -116,6 +120,30 @@ def form_of(name: str) -> Form:
     if _FUNCTION.match(name) and not Path(name).exists():
         return "function"
     return "path"
+
+
+def with_adapters(text: str) -> tuple[str, Path] | None:
+    """Of ``NETWORK@DIR`` or ``NETWORK@FILE`` the network and the file of adapters; None where it names none."""
+    base, _, place = text.rpartition("@")
+    if not base or not place or Path(text).exists():
+        return None
+    path = Path(place).expanduser()
+    file = path / ADAPTERS_FILE if path.is_dir() else path
+    return (base, file) if holds_adapters(file) else None
+
+
+def holds_adapters(file: Path) -> bool:
+    """Whether a file is what ``online_uda.save --format adapters`` writes, by its first bytes."""
+    try:
+        with file.open("rb") as opened:
+            return ADAPTERS_FORMAT.encode() in opened.read(4096)
+    except OSError:
+        return False
+
+
+def adapters_alone(place: Path) -> str:
+    """What a user is told who gives adapters where a network is expected."""
+    return f"{place}: holds adapters alone; give --network NETWORK@{place} with the network that they were trained on"
 
 
 def function_parts(text: str) -> tuple[str, str | None]:

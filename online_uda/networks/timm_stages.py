@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from online_uda.errors import UserError
+from online_uda.networks.hub import fetch
+from online_uda.networks.weights_file import WEIGHTS_FILE
 
 STRIDES = (4, 8, 16, 32)
 # Families whose stages end in an unnormalised residual stream.
@@ -176,12 +178,7 @@ def timm_encoder(
     Raises:
         UserError: Unknown name, a layout that cannot be cut, or a download that fails.
     """
-    import timm
-
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3, cutoff=0.6)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UserError(f"encoder timm:{name}: unknown; {hint}timm.list_models() names all")
+    refuse_unknown(name)
     family = name.partition(".")[0]
     if image_size is not None and not family.startswith("beit"):
         raise UserError(f"encoder timm:{name}: takes frames of any size; drop image_size")
@@ -205,9 +202,21 @@ def timm_encoder(
     return _cut_list(model, name, family)
 
 
+def refuse_unknown(name: str) -> None:
+    """Raises `UserError` for a name that timm does not have."""
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3, cutoff=0.6)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UserError(f"encoder timm:{name}: unknown; {hint}timm.list_models() names all")
+
+
 def _create(name: str, pretrained: bool, *, meta: bool = False, **arguments: Any) -> Any:
     import timm
 
+    if pretrained:
+        arguments |= _weights_of(name)
     try:
         with torch.device("meta" if meta else "cpu"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -216,9 +225,24 @@ def _create(name: str, pretrained: bool, *, meta: bool = False, **arguments: Any
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         if pretrained:
             raise UserError(
-                f"encoder timm:{name}: its trained weights cannot be had ({reason}); go online, or use init: random"
+                f"encoder timm:{name}: its trained weights cannot be had ({reason}); go online, or use --init random"
             ) from None
         raise UserError(f"encoder timm:{name}: cannot serve as an encoder ({reason})") from None
+
+
+def _weights_of(name: str) -> dict[str, Any]:
+    """What tells timm which file to read; none where its weights lie elsewhere than on the Hugging Face hub."""
+    import timm
+
+    found = timm.get_pretrained_cfg(name)
+    if found is None or not found.hf_hub_id:
+        return {}
+    files = (found.hf_hub_filename,) if found.hf_hub_filename else (WEIGHTS_FILE, "pytorch_model.bin")
+    folder = fetch(
+        found.hf_hub_id, (files,), f"encoder timm:{name}: its trained weights", "go online, or use --init random"
+    )
+    file = next(folder / file for file in files if (folder / file).is_file())
+    return {"pretrained_cfg_overlay": {"file": str(file), "custom_load": False}}
 
 
 def _statistics(model: Any) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

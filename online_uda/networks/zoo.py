@@ -11,6 +11,9 @@ from pathlib import Path
 import torch
 
 from online_uda.errors import UserError
+from online_uda.networks.adapter_file import load_adapters
+from online_uda.networks.adapter_folding import merge_adapters
+from online_uda.networks.adapter_layers import FOLDING
 from online_uda.networks.architecture import (
     AnyConfig,
     FunctionConfig,
@@ -18,11 +21,13 @@ from online_uda.networks.architecture import (
     NetworkConfig,
     build_network,
     config_of,
+    refuse_unknown,
     title,
 )
 from online_uda.networks.catalogue import DEFAULT_NETWORK, NETWORK_DESCRIPTIONS
 from online_uda.networks.checkpoints import LoadedNetwork, load_folder, load_path, load_weights
 from online_uda.networks.class_merge import answer_in
+from online_uda.networks.hub import fetch
 from online_uda.networks.mit import MIT_VARIANTS
 from online_uda.networks.module_segmenter import ModuleSegmenter
 from online_uda.networks.own_code import load_own_code
@@ -35,7 +40,9 @@ from online_uda.networks.spec import (
     function_parts,
     parse_architecture,
     read_description,
+    with_adapters,
 )
+from online_uda.networks.weights_file import WEIGHTS_FILE
 from streams.classes import class_groups, find_classes
 from streams.frame import ClassSet
 
@@ -86,6 +93,7 @@ def architecture(name: str, classes: int) -> AnyConfig:
 
 
 def _untrained(name: str, config: AnyConfig, classes: ClassSet, options: NetworkOptions) -> LoadedNetwork:
+    refuse_unknown(config)
     if options.init == "pretrained":
         if not isinstance(config, NetworkConfig) or not config.encoder.startswith("timm:"):
             raise UserError(
@@ -162,6 +170,9 @@ def load_alone(name: str | Path, classes: ClassSet, options: NetworkOptions | No
     """
     text, options = str(name), options or NetworkOptions()
     form = form_of(text)
+    adapters = with_adapters(text)
+    if adapters is not None:
+        return _adapted(load_alone(adapters[0], classes, options), adapters[1])
     if options.init is not None and (text == DEFAULT_NETWORK or form in ("path", "hub")):
         raise UserError(f"network {text}: has trained weights, and --init {options.init} would not be used; drop it")
     if options.init is not None and form == "function":
@@ -178,7 +189,12 @@ def load_alone(name: str | Path, classes: ClassSet, options: NetworkOptions | No
         return _untrained(text, ModuleConfig(text, len(classes)), classes, options)
     if form == "function":
         return load_own_code(text, classes)
-    path = _downloaded(text) if form == "hub" else Path(name).expanduser()
+    if form == "hub":
+        wanted = (("config.json",), (WEIGHTS_FILE, "pytorch_model.bin"))
+        advice = "download it elsewhere and give the folder"
+        path = fetch(text.removeprefix(HUB), wanted, f"network {text}", advice)
+    else:
+        path = Path(name).expanduser()
     if path.exists() or len(path.parts) > 1:
         return load_path(path, init_head=options.init_head, classes=len(classes))
     near = difflib.get_close_matches(text, NETWORKS, n=3, cutoff=0.5)
@@ -186,24 +202,12 @@ def load_alone(name: str | Path, classes: ClassSet, options: NetworkOptions | No
     raise UserError(f"unknown network {text!r}: {hint}--list networks shows all; a folder works as well")
 
 
-def _downloaded(text: str) -> Path:
-    """The folder of a hub id, from the local cache or downloaded.
-
-    Raises:
-        UserError: The hub cannot be reached, or knows no such network.
-    """
-    from huggingface_hub import snapshot_download
-
-    repository = text.removeprefix(HUB)
-    wanted = ["config.json", "*.safetensors", "pytorch_model.bin"]
-    try:
-        return Path(snapshot_download(repository, allow_patterns=wanted))
-    except Exception as error:  # the hub's own errors, the transport's, and bad names
-        reason = str(error).splitlines()[0][:140] if str(error) else type(error).__name__
-        raise UserError(
-            f"network {text}: cannot be had from the Hugging Face hub ({type(error).__name__}: {reason}); "
-            f"download it elsewhere and give the folder"
-        ) from None
+def _adapted(loaded: LoadedNetwork, file: Path) -> LoadedNetwork:
+    """A network with what adapters have learned on it: folded into its weights, or inserted where they do not fold."""
+    config = load_adapters(file, loaded.network)
+    if config.kind in FOLDING:
+        merge_adapters(loaded.network, config)
+    return replace(loaded, description=f"{loaded.description}, {config.kind} adapters of {file}")
 
 
 def _described(text: str, spec: NetworkSpec, file: Path, classes: ClassSet, options: NetworkOptions) -> LoadedNetwork:

@@ -97,6 +97,35 @@ def test_check_23_each_parameter_is_in_exactly_one_group(kind: str) -> None:
             assert group["weight_decay"] == (0.0 if parameter.dim() == 1 else 0.1)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_what_was_trained_before_stands_still_for_a_hundred_steps(name: Any, kind: str) -> None:
+    """Momenta and weight decay of a parameter that no longer learns must not move it."""
+    network = trained(kind)
+    everything = list(network.named_parameters())
+    parameters = scope_parameters(network, ScopeSettings(parameters="all"))
+    slot = OptimizerSettings(name=name, learning_rate=1e-3, weight_decay=0.1, momentum=0.9)
+    optimizer = build_optimizer(parameters, slot)
+    assert optimizer is not None
+    frame = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def take(steps: int, chosen: list[tuple[str, nn.Parameter]]) -> set[str]:
+        set_trainable(everything, chosen)
+        before = {name: parameter.detach().clone() for name, parameter in everything}
+        for _ in range(steps):
+            optimizer.zero_grad(set_to_none=True)
+            network(frame).logits.square().mean().backward()
+            optimizer.step()
+        return {name for name, parameter in everything if not torch.equal(before[name], parameter)}
+
+    chosen = suffix_parameters(network, 3, train_fuse=True)
+    learning = {name for name, _ in chosen}
+    assert not take(3, parameters) <= learning  # the others have momenta now
+    moved = take(100, chosen)
+    assert moved
+    assert moved <= learning
+
+
 def test_no_parameter_no_optimiser() -> None:
     assert build_optimizer([], OptimizerSettings()) is None
 

@@ -31,9 +31,10 @@ ALL = (
     "timm:resnet18", "timm:resnet34", "timm:resnet50", "timm:resnet101",
     "timm:mobilenetv3_small_100", "timm:mobilenetv3_large_100", "timm:efficientnet_b0", "timm:efficientnet_b1",
     "timm:pvt_v2_b0", "timm:pvt_v2_b1", "timm:pvt_v2_b2", "timm:convnext_atto", "timm:convnext_tiny",
-    "timm:convnext_small", "timm:convnext_base", "timm:swin_tiny_patch4_window7_224",
-    "timm:swin_small_patch4_window7_224", "timm:swin_base_patch4_window7_224", "timm:vit_small_patch16_224",
-    "timm:vit_base_patch16_224.mae", "timm:beit_base_patch16_224", "timm:regnety_002", "timm:edgenext_xx_small",
+    "timm:convnext_small", "timm:convnext_base", "timm:convnext_large", "timm:swin_tiny_patch4_window7_224",
+    "timm:swin_small_patch4_window7_224", "timm:swin_base_patch4_window7_224", "timm:swin_large_patch4_window7_224",
+    "timm:vit_small_patch16_224", "timm:vit_base_patch16_224.mae",
+    "timm:beit_base_patch16_224", "timm:regnety_002", "timm:edgenext_xx_small",
     "torchvision:lraspp_mobilenet_v3_large", "torchvision:deeplabv3_mobilenet_v3_large",
 )  # fmt: skip
 SWEEP = pytest.mark.skipif(os.environ.get("ONLINE_UDA_SWEEP") != "all", reason="ONLINE_UDA_SWEEP=all runs them all")

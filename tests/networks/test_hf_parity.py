@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from online_uda.errors import UserError
-from online_uda.networks.checkpoints import load_folder
+from online_uda.networks.checkpoints import load_folder, load_path
 from online_uda.networks.hf_segformer import own_name
 
 transformers = pytest.importorskip("transformers")
@@ -103,3 +103,57 @@ def test_missing_config_key_is_named(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"config\.json: key 'sr_ratios' is missing"):
         load_folder(tmp_path)
+
+
+def test_names_that_transformers_has_in_memory_are_read_too(tmp_path: Path) -> None:
+    """transformers 5 renames its modules: a state dict saved from there has other names than `save_pretrained`'s."""
+    reference = save_reference(tmp_path, B0)
+    expected = load_folder(tmp_path).network.state_dict()
+    torch.save(reference.state_dict(), tmp_path / "memory.pth")
+    memory = {name: tensor.contiguous() for name, tensor in reference.state_dict().items()}
+    written = load_file(tmp_path / "model.safetensors")
+    save_file(memory, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    save_file(written, tmp_path / "written.safetensors", metadata={"format": "pt"})
+    for path in (tmp_path, tmp_path / "memory.pth", tmp_path / "written.safetensors"):
+        loaded = load_path(path)
+        assert "Hugging Face SegFormer" in loaded.description
+        found = loaded.network.state_dict()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items() if "light_head" not in name)
+        assert loaded.network.stages[0].norm.eps == 1e-5
+
+
+@pytest.mark.parametrize("kind", ["SegformerModel", "SegformerForImageClassification"])
+def test_an_encoder_alone_needs_a_word(kind: str, tmp_path: Path) -> None:
+    """As nvidia/mit-b0 comes: trained on ImageNet, without a decode head."""
+    torch.manual_seed(0)
+    reference = getattr(transformers, kind)(transformers.SegformerConfig(**B0)).eval()
+    reference.save_pretrained(tmp_path)
+    torch.save(reference.state_dict(), tmp_path / "memory.pth")
+    for path in (tmp_path, tmp_path / "model.safetensors", tmp_path / "memory.pth"):
+        with pytest.raises(UserError, match=r"holds an encoder alone \(Hugging Face SegFormer.*--init-head random"):
+            load_path(path)
+        with pytest.warns(UserWarning, match="its head is random"):
+            loaded = load_path(path, init_head="random", classes=11)
+        assert loaded.network.classes == 11
+        assert "encoder only" in loaded.description
+        x = torch.rand(1, 3, 64, 96)
+        encoder = getattr(reference, "segformer", reference)
+        with torch.no_grad():
+            theirs = encoder(pixel_values=x, output_hidden_states=True).hidden_states
+            torch.testing.assert_close(loaded.network.encode(x)[-1], theirs[-1], atol=1e-4, rtol=0.0)
+
+
+def test_two_classes_are_not_written_down(tmp_path: Path) -> None:
+    transformers.SegformerForSemanticSegmentation(transformers.SegformerConfig(**B0)).save_pretrained(tmp_path)
+    assert "id2label" not in json.loads((tmp_path / "config.json").read_text())
+    assert load_folder(tmp_path).network.classes == 2
+
+
+def test_weights_in_parts_or_for_tensorflow_are_one_line(tmp_path: Path) -> None:
+    save_reference(tmp_path, B0).save_pretrained(tmp_path / "parts", max_shard_size="2MB")
+    with pytest.raises(UserError, match=r"model\.safetensors\.index\.json lists them.*max_shard_size"):
+        load_path(tmp_path / "parts")
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "tf_model.h5").write_bytes(b"")
+    with pytest.raises(UserError, match=r"for TensorFlow; download model\.safetensors beside it"):
+        load_path(tmp_path)

@@ -116,6 +116,79 @@ def test_tokens_count_as_maps() -> None:
     assert network(torch.rand(1, 3, 64, 96)).features[0].shape == (1, 8, 16, 24)
 
 
+class ChannelsLast(nn.Module):
+    """Swin-like stages whose maps are (B, H, W, C)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(Turned(*sizes) for sizes in ((3, 24, 4), (24, 32, 2), (32, 48, 2)))
+        self.classifier = nn.Conv2d(48, 11, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)
+        for stage in self.stages:
+            x = stage(x)
+        return self.classifier(x.permute(0, 3, 1, 2))
+
+
+class Turned(nn.Module):
+    def __init__(self, into: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(into, out, stride, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def test_maps_with_the_channels_last_are_turned() -> None:
+    network = wrapped(ChannelsLast())
+    assert [(stage.stride, stage.width) for stage in network.found.stages] == [(4, 24), (8, 32), (16, 48)]
+    for height in (64, 96):  # 96 is 4 * 24: as many rows as channels
+        maps = network(torch.rand(1, 3, height, 128)).features
+        assert [tuple(x.shape[1:]) for x in maps] == [
+            (width, height // stride, 128 // stride) for stride, width in ((4, 24), (8, 32), (16, 48))
+        ]
+        assert network.light(torch.rand(1, 3, height, 128)).logits.shape == (1, 11, height // 4, 32)
+
+
+class Patches(nn.Conv2d):
+    """Takes multiples of its patch and nothing else, as a plain transformer does."""
+
+    def __init__(self, patch: int) -> None:
+        super().__init__(3, 11, min(patch, 32), min(patch, 32))
+        self.patch = patch
+
+    def forward(self, x: Tensor) -> Tensor:
+        if any(side % self.patch for side in x.shape[-2:]):
+            raise ValueError(f"{tuple(x.shape[-2:])} is no multiple of {self.patch}")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("patch", [7, 12, 14, 28, 48, 128, 256])
+def test_patches_that_are_no_power_of_two(patch: int) -> None:
+    network = wrapped(Patches(patch))
+    assert network.divisor % patch == 0
+    output = network(torch.rand(1, 3, 150, 300))
+    assert output.full().shape == (1, 11, 150, 300)
+    assert output.padded[0] % patch == output.padded[1] % patch == 0
+    assert network.light(torch.rand(1, 3, 50, 70)).full().shape == (1, 11, 50, 70)
+
+
+def test_sizes_that_cannot_be_taken_say_what_to_do() -> None:
+    class Fixed(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.view(1, 3, 512, 512))
+
+    with pytest.raises(UserError, match=r"every size tried \(67x93 to 256x512\): shape .* resize inside its forward"):
+        wrapped(Fixed(3, 11, 4, 4))
+
+
+def test_a_scripted_module_is_one_line() -> None:
+    scripted = torch.jit.trace(nn.Conv2d(3, 11, 4, 4), torch.rand(1, 3, 64, 64))
+    with pytest.raises(UserError, match=r"compiled by TorchScript, .* return the module itself"):
+        wrapped(nn.Sequential(scripted))
+
+
 def test_without_stages_the_detector_sees_colours_and_edges() -> None:
     network = wrapped(nn.Conv2d(3, 11, 16, 16))
     assert network.found.stages == ()
@@ -157,6 +230,8 @@ def test_logits_are_found_in_what_comes_back(form: str) -> None:
         (lambda y: y / 0 * 0, "for a black frame are not finite"),
         (lambda y: "no", "returned str"),
         (lambda y: y[..., :2], "frame's proportions"),
+        (lambda y: y.softmax(1), "returned probabilities, which add up to 1; return the logits"),
+        (lambda y: y.repeat_interleave(8, 2).repeat_interleave(8, 3).permute(0, 2, 3, 1), "with the channels last"),
         (lambda y: y.detach(), "depend on no parameter"),
         (lambda y: y.view(3), "fails on frames .* of every size tried"),
     ],

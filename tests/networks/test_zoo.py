@@ -111,6 +111,19 @@ def test_sizes_by_name() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("timm:resnt50", "timm:resnt50: unknown; did you mean resnet50"),
+        ("torchvision:deeplab", "torchvision:deeplab: unknown; choose one of deeplabv3_resnet50"),
+        ("examples.unet.py:make", "a module is named without .py: examples.unet:make"),
+    ],
+)
+def test_an_unknown_name_is_told_before_its_weights_are_asked_for(name: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load_network(name, CITYSCAPES_19)
+
+
+@pytest.mark.parametrize(
     ("name", "options", "words"),
     [
         ("segformer_b0", {"init": "pretrained", "init_head": "random"}, "timm has no trained weights of it"),

@@ -114,3 +114,24 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         find_classes("mine.yaml", tmp_path)
     with pytest.raises(StreamError, match="did you mean 'camvid11'"):
         find_classes("camvid1")
+
+
+def test_what_a_file_says_that_its_classes_mean(tmp_path: Path) -> None:
+    """As for ADE20K: several classes go to one of the stream's, and file ids begin with one that is ignored."""
+    path = tmp_path / "ade.yaml"
+    path.write_text(
+        "names: [wall, building;edifice, road, path, 'car;auto', van, painting]\nraw: [255, 0, 1, 2, 3, 4, 5, 6]\n"
+        "means: {building;edifice: [building], path: [sidewalk], 'car;auto': [car], van: [car], painting: []}\n"
+    )
+    ade = find_classes(str(path))
+    camvid, city = by_name(ade, CAMVID_11), by_name(ade, CITYSCAPES_19)
+    assert (camvid["car"], camvid["pavement"], camvid["building"]) == (
+        ["car;auto", "van"],
+        ["path"],
+        ["building;edifice"],
+    )
+    assert (city["wall"], city["sidewalk"], city["road"], city["truck"]) == (["wall"], ["path"], ["road"], [])
+    assert not any("painting" in group for group in city.values())
+    path.write_text("names: [wall, car]\nmeans: {carr: [car]}\n")
+    with pytest.raises(StreamError, match=r"ade\.yaml:2:.*means: 'carr' is none of the names; did you mean 'car'"):
+        find_classes(str(path))
