@@ -1,16 +1,19 @@
 """Inputs of convolutions that do not learn: a backward pass asks for their shape alone, so no more is kept.
 
 Torch saves the input of every convolution that a gradient passes through, for the gradient of its weights. Where these
-are frozen, as with scope norm, that input is dead weight.
+are frozen, as with scope norm, that input is dead weight. Where no convolution learns, nobody asks for the values of a
+ReLU's result either: its own backward pass wants to know where they are above 0.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -35,13 +38,37 @@ class _Hollow:
         return empty.set_(storage, self._offset, self._shape, self._strides)
 
 
+class _Above:
+    """Where a tensor is above 0, a byte a value: bits would be a quarter of that and cost three times the time."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._dtype = tensor.dtype
+        self._above = tensor > 0
+
+    def filled(self) -> Tensor:
+        """1 where the tensor was above 0, and 0 elsewhere."""
+        return self._above.to(self._dtype)
+
+
 class FrozenConvolutions(TorchFunctionMode):
-    """Around a forward pass: convolutions with frozen weights keep no input; gradients stay the same bit for bit."""
+    """Around a forward pass: convolutions with frozen weights keep no input; gradients stay the same bit for bit.
+
+    Args:
+        signs: Whether a ReLU keeps where its result is above 0, and not the result. It saves nothing where a layer
+            that learns keeps that anyway.
+    """
+
+    def __init__(self, signs: bool = False) -> None:
+        super().__init__()
+        self._signs = signs
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is F.relu and self._signs and torch.is_grad_enabled():
+            with torch.autograd.graph.saved_tensors_hooks(_Above, unpack):
+                return func(*args, **kwargs)
         if func is not torch.conv2d or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         x, weight = (args[i] if len(args) > i else kwargs[key] for i, key in enumerate(("input", "weight")))
@@ -60,9 +87,10 @@ class FrozenConvolutions(TorchFunctionMode):
 
 def unpack(kept: Any) -> Tensor:
     """What a backward pass gets for what was kept."""
-    return kept.filled() if isinstance(kept, _Hollow) else kept
+    return kept.filled() if isinstance(kept, _Hollow | _Above) else kept
 
 
-def has_frozen_convolutions(network: nn.Module) -> bool:
-    """Whether any convolution does not learn, as the scope stands at the moment."""
-    return any(isinstance(part, nn.Conv2d) and not part.weight.requires_grad for part in network.modules())
+def lean(network: nn.Module) -> AbstractContextManager[Any]:
+    """What a forward pass of the network runs in so that it keeps no more than the scope of the moment needs."""
+    learning = [part.weight.requires_grad for part in network.modules() if isinstance(part, nn.Conv2d)]
+    return nullcontext() if all(learning) else FrozenConvolutions(signs=not any(learning))
