@@ -20,20 +20,20 @@ def markdown(content: dict[str, Any], name: str) -> str:
     for schedule, network in dict.fromkeys((row["schedule"], row["network"]) for row in rows):
         part = [row for row in rows if (row["schedule"], row["network"]) == (schedule, network)]
         part.sort(key=lambda row: -(row["gain"] or 0.0))
-        first = part[0]
+        first, rounds = part[0], any(row["slope"] is not None for row in part)
         lines += [
             f"## `{schedule}`, {network}", "",
             f"Seeds {', '.join(map(str, first['seeds']))}. Frozen: harmonic mean {first['hmean_frozen']:.1f}, "
             f"mean {first['mean_frozen']:.1f}, worst visit {first['worst_frozen']:.1f}.", "",
-            "| method | h-mean | gain | mean | worst visit | worst gain of a visit | frames harmed | return gap | "
-            "slope, points in 10 rounds |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| method | h-mean | gain | mean | worst visit | worst gain of a visit | frames harmed | return gap |"
+            + (" gain in the last round | slope, points in 10 rounds |" if rounds else ""),
+            "|" + "---|" * (10 if rounds else 8),
         ]  # fmt: skip
         for row in part:
             lines.append(
                 f"| {row['method']} | {_n(row['hmean'])} | {_s(row['gain'])} | {_n(row['mean'])} | "
                 f"{_n(row['worst'])} | {_s(row['worst_visit_gain'])} | {_n(100 * row['harmed_frames'])} % | "
-                f"{_s(row['return_gap'])} | {_s(row['slope'])} |"
+                f"{_s(row['return_gap'])} |" + (f" {_s(row['last_round'])} | {_s(row['slope'])} |" if rounds else "")
             )
         rates = list(first["timed"])
         lines += ["", "| method | passes a frame | predict ms | step ms | ms a frame | peak MiB |"
