@@ -26,14 +26,15 @@ def markdown(content: dict[str, Any], name: str) -> str:
             f"Seeds {', '.join(map(str, first['seeds']))}. Frozen: harmonic mean {first['hmean_frozen']:.1f}, "
             f"mean {first['mean_frozen']:.1f}, worst visit {first['worst_frozen']:.1f}.", "",
             "| method | h-mean | gain | mean | worst visit | worst gain of a visit | frames harmed | return gap |"
-            + (" gain in the last round | slope, points in 10 rounds |" if rounds else ""),
-            "|" + "---|" * (10 if rounds else 8),
+            + (" last round | last half of the rounds | slope, points in 10 rounds |" if rounds else ""),
+            "|" + "---|" * (11 if rounds else 8),
         ]  # fmt: skip
         for row in part:
             lines.append(
                 f"| {row['method']} | {_n(row['hmean'])} | {_s(row['gain'])} | {_n(row['mean'])} | "
                 f"{_n(row['worst'])} | {_s(row['worst_visit_gain'])} | {_n(100 * row['harmed_frames'])} % | "
-                f"{_s(row['return_gap'])} |" + (f" {_s(row['last_round'])} | {_s(row['slope'])} |" if rounds else "")
+                f"{_s(row['return_gap'])} |"
+                + (f" {_s(row['last_round'])} | {_s(row['last_half'])} | {_s(row['slope'])} |" if rounds else "")
             )
         rates = list(first["timed"])
         lines += ["", "| method | passes a frame | predict ms | step ms | ms a frame | peak MiB |"

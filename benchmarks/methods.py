@@ -125,7 +125,9 @@ def rows_of(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         row |= {key: median([one[key] for one in group]) for key in SPREAD}
         row["gain"] = median([one["hmean"] - one["hmean_frozen"] for one in group])
         row["worst_visit_gain"] = min(one["worst_visit_gain"] for one in group)
-        row["last_round"] = min((gains[-1] for one in group if (gains := round_gains(one["visits"]))), default=None)
+        rounds = [gains for one in group if (gains := round_gains(one["visits"]))]
+        row["last_round"] = min((gains[-1] for gains in rounds), default=None)
+        row["last_half"] = min((statistics.mean(gains[len(gains) // 2 :]) for gains in rounds), default=None)
         row |= {key: group[0][key] for key in ("frames", "size")}
         row["seeds"] = [one["seed"] for one in group]
         row["timed"] = {

@@ -85,9 +85,9 @@ def test_rows_are_medians_over_seeds_and_the_worst_of_any(cell: Cell, tmp_path: 
     }  # fmt: skip
     assert row["last_round"] is None
     assert "last round" not in markdown(content, "methods")
-    content["rows"][1] |= {"slope": -1.0, "last_round": -7.25}  # type: ignore[index]
+    content["rows"][1] |= {"slope": -1.0, "last_round": -7.25, "last_half": -3.0}  # type: ignore[index]
     text = markdown(content, "methods")
-    assert "| -7.2 | -1.0 |" in text
+    assert "| -7.2 | -3.0 | -1.0 |" in text
     assert text.index("| other |") < text.index("| tent |")  # best first
     assert "- failed: x y z: broken" in text
     plot(content["rows"], tmp_path / "plot.png")  # type: ignore[arg-type]
@@ -126,6 +126,7 @@ def test_pages_have_the_rows_of_the_committed_table() -> None:
     """`python -m benchmarks.methods ... --pages` writes them."""
     docs = Path(__file__).parents[1] / "docs"
     rows = json.loads((docs / "benchmarks" / "methods.json").read_text())["rows"]
-    assert {row["method"] for row in rows} == set(named_methods())
+    assert len(rows) > 20
+    assert {row["method"] for row in rows} <= set(named_methods())
     for row in rows:
         assert measured(row, "methods") in (docs / "methods" / f"{row['method']}.md").read_text()
