@@ -75,6 +75,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     rates = list(rows[0]["timed"])
     panels = ["offline, the stream waits", *(f"on time at {rate} fps" for rate in rates)]
@@ -95,6 +96,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes.axhline(0.0, color="0.4", linewidth=0.8, linestyle="--")
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.xaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
         axes.xaxis.set_minor_formatter("{x:.0f}")
         axes.set_xlabel("CPU milliseconds a frame, offline")
         axes.set_ylabel("harmonic mean, points over frozen")

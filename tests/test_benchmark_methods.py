@@ -126,7 +126,7 @@ def test_pages_have_the_rows_of_the_committed_table() -> None:
     """`python -m benchmarks.methods ... --pages` writes them."""
     docs = Path(__file__).parents[1] / "docs"
     rows = json.loads((docs / "benchmarks" / "methods.json").read_text())["rows"]
-    assert len(rows) > 20
+    assert rows
     assert {row["method"] for row in rows} <= set(named_methods())
     for row in rows:
         assert measured(row, "methods") in (docs / "methods" / f"{row['method']}.md").read_text()
