@@ -66,8 +66,9 @@ class Cell:
 
     def path(self, folder: Path) -> Path:
         """Where its result is kept: another cell, or other settings of the method, have another place."""
-        plan = resolve(self.config(), self.overrides)
-        content = json.dumps([asdict(self), plan.as_dict()["method"], plan.as_dict()["schedule"]], sort_keys=True)
+        plan = resolve(self.config(), self.overrides).as_dict()
+        # Slots that a method does not fill say nothing: a new slot leaves the results of methods without it alone.
+        content = json.dumps([asdict(self), *(_filled(plan[key]) for key in ("method", "schedule"))], sort_keys=True)
         digest = hashlib.sha256(content.encode()).hexdigest()[:10]
         return folder / f"{Path(self.schedule).stem}-{self.title}-{Path(self.method).stem}-{self.seed}-{digest}.json"
 
@@ -142,7 +143,17 @@ def figures(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def round_slope(visits: list[dict[str, Any]]) -> float | None:
-    """Change of the gain over frozen in ten rounds, in points: least squares over rounds; None without two rounds.
+    """Change of the gain over frozen in ten rounds, in points: least squares over rounds; None without two rounds."""
+    gains = round_gains(visits)
+    if len(gains) < 2:
+        return None
+    middle = (len(gains) - 1) / 2
+    spread = sum((i - middle) ** 2 for i in range(len(gains)))
+    return ROUNDS_OF_SLOPE * sum((i - middle) * gain for i, gain in enumerate(gains)) / spread
+
+
+def round_gains(visits: list[dict[str, Any]]) -> list[float]:
+    """Harmonic mean over frozen of every round, in points; empty where nothing comes back.
 
     A round is the shortest sequence of domains that the schedule repeats as a whole.
     """
@@ -152,14 +163,19 @@ def round_slope(visits: list[dict[str, Any]]) -> float | None:
         None,
     )
     if period is None:
-        return None
+        return []
     gains = []
     for first in range(0, len(visits), period):
         part = visits[first : first + period]
         gains.append(harmonic_mean([v["miou"] for v in part]) - harmonic_mean([v["miou_frozen"] for v in part]))
-    middle = (len(gains) - 1) / 2
-    spread = sum((i - middle) ** 2 for i in range(len(gains)))
-    return ROUNDS_OF_SLOPE * sum((i - middle) * gain for i, gain in enumerate(gains)) / spread
+    return gains
+
+
+def _filled(value: Any) -> Any:
+    """A document without the keys that are None, at any depth."""
+    if isinstance(value, dict):
+        return {key: _filled(part) for key, part in value.items() if part is not None}
+    return [_filled(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _repeated(cell: Cell, root: Path) -> Cell:

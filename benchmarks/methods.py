@@ -7,9 +7,10 @@
 
 Every cell is kept when it is done and not played again, so an interrupted benchmark goes on where it stopped; with
 --jobs cells are played in processes of one thread each. Milliseconds are CPU time of the thread that predicts and
-learns. On time (specs/protocols.md 2.2): the camera does not wait, time is played on a simulated clock from costs that
-were recorded before, and learning is fitted between frames. --tensorboard DIR writes a row of the HPARAMS page for
-every cell: tensorboard --logdir DIR. Writes docs/benchmarks/NAME.json, NAME.md and NAME.png.
+learns. --pages writes each row on the method's page. On time (specs/protocols.md 2.2): the camera does not wait, time
+is played on a simulated clock from costs that were recorded before, and learning is fitted between frames.
+--tensorboard DIR writes a row of the HPARAMS page for every cell: tensorboard --logdir DIR. Writes
+docs/benchmarks/NAME.json, NAME.md and NAME.png.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ for _name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
 
 from tqdm import tqdm  # noqa: E402
 
-from benchmarks._method_cells import RATES, Cell, play_cell  # noqa: E402
+from benchmarks._method_cells import RATES, Cell, play_cell, round_gains  # noqa: E402
+from benchmarks._method_pages import write_pages  # noqa: E402
 from benchmarks._method_table import markdown, plot  # noqa: E402
 from online_uda.config import named_methods  # noqa: E402
 from online_uda.reports.environment import describe_environment  # noqa: E402
@@ -63,6 +65,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     flags.add_argument("--jobs", type=int, default=1, help="processes")
     flags.add_argument("--cells", type=Path, default=ROOT / "runs" / "method_cells", help="where cells are kept")
     flags.add_argument("--tensorboard", type=Path, metavar="DIR", help="a row of its HPARAMS page for every cell")
+    flags.add_argument("--pages", action="store_true", help="also write each method's row on its page in docs/methods")
     flags.add_argument("--name", default="methods")
     flags.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
     return flags.parse_args(words)
@@ -122,6 +125,10 @@ def rows_of(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         row |= {key: median([one[key] for one in group]) for key in SPREAD}
         row["gain"] = median([one["hmean"] - one["hmean_frozen"] for one in group])
         row["worst_visit_gain"] = min(one["worst_visit_gain"] for one in group)
+        rounds = [gains for one in group if (gains := round_gains(one["visits"]))]
+        row["last_round"] = min((gains[-1] for gains in rounds), default=None)
+        row["last_half"] = min((statistics.mean(gains[len(gains) // 2 :]) for gains in rounds), default=None)
+        row |= {key: group[0][key] for key in ("frames", "size")}
         row["seeds"] = [one["seed"] for one in group]
         row["timed"] = {
             rate: {
@@ -174,6 +181,8 @@ def main() -> int:
     (options.out / f"{options.name}.md").write_text(text, encoding="utf-8")
     if rows:
         plot(rows, options.out / f"{options.name}.png")
+    if options.pages:
+        write_pages(rows, ROOT / "docs" / "methods", options.name)
     print(text)
     return 1 if failed else 0
 

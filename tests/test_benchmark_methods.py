@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import _method_cells
-from benchmarks._method_cells import Cell, play_cell, round_slope
+from benchmarks._method_cells import Cell, play_cell, round_gains, round_slope
+from benchmarks._method_pages import measured, with_row, write_pages
 from benchmarks._method_table import markdown, plot
 from benchmarks.methods import arguments, cells_of, read_all, rows_of, write_sessions
+from online_uda.config import named_methods
 from tests.hparams_kit import session_of
 from tests.run_kit import FRAMES, Kit, write_kit
 
@@ -60,6 +62,7 @@ def test_the_slope_is_that_of_the_gain_over_rounds() -> None:
     assert round_slope(visits(0, 0, 1, 1, 2, 2)) == pytest.approx(10.0)
     assert round_slope(visits(3, 3, 3, 3)) == pytest.approx(0.0)
     assert round_slope(visits(1, 2, 3)) is None  # no whole rounds
+    assert round_gains(visits(0, 0, 1, 1, -2, -2)) == pytest.approx([0, 1, -2])
 
 
 def test_rows_are_medians_over_seeds_and_the_worst_of_any(cell: Cell, tmp_path: Path) -> None:
@@ -80,7 +83,11 @@ def test_rows_are_medians_over_seeds_and_the_worst_of_any(cell: Cell, tmp_path: 
         "rows": [row, {**row, "method": "other", "gain": 1e3}], "command": "python -m benchmarks.methods x",
         "environment": {"cpu": "c", "cores": 2, "created": "now"}, "load_average": 1.0, "failed": ["x y z: broken"],
     }  # fmt: skip
+    assert row["last_round"] is None
+    assert "last round" not in markdown(content, "methods")
+    content["rows"][1] |= {"slope": -1.0, "last_round": -7.25, "last_half": -3.0}  # type: ignore[index]
     text = markdown(content, "methods")
+    assert "| -7.2 | -3.0 | -1.0 |" in text
     assert text.index("| other |") < text.index("| tent |")  # best first
     assert "- failed: x y z: broken" in text
     plot(content["rows"], tmp_path / "plot.png")  # type: ignore[arg-type]
@@ -99,3 +106,27 @@ def test_every_combination_is_a_cell() -> None:
         "cotta",
         "frozen",
     }
+
+
+def test_a_page_has_its_row_once(tmp_path: Path) -> None:
+    row = {"schedule": "quick", "method": "tent", "frames": 24, "size": "32x64", "seeds": [0, 1], "hmean": 41.04,
+           "gain": 0.5, "worst_visit_gain": -1.25, "frame_ms": 99.6}  # fmt: skip
+    page = "# tent\n\n**Source data.** None.\n\n**Fails.** Often.\n"
+    once = with_row(page, row, "methods")
+    assert "`quick`, 24 frames at 32x64, seeds 0, 1: harmonic mean 41.0 (+0.5\nover frozen), worst visit -1.2" in once
+    assert once.index("**Source data.**") < once.index("**Measured.**") < once.index("**Fails.** Often.")
+    again = with_row(once, {**row, "gain": 0.7}, "methods")
+    assert again == once.replace("+0.5", "+0.7")
+    (tmp_path / "tent.md").write_text(page)
+    write_pages([row, {**row, "schedule": "other"}, {**row, "method": "own"}], tmp_path, "methods")
+    assert (tmp_path / "tent.md").read_text() == once
+
+
+def test_pages_have_the_rows_of_the_committed_table() -> None:
+    """`python -m benchmarks.methods ... --pages` writes them."""
+    docs = Path(__file__).parents[1] / "docs"
+    rows = json.loads((docs / "benchmarks" / "methods.json").read_text())["rows"]
+    assert rows
+    assert {row["method"] for row in rows} <= set(named_methods())
+    for row in rows:
+        assert measured(row, "methods") in (docs / "methods" / f"{row['method']}.md").read_text()

@@ -59,14 +59,19 @@ class Answering:
         with self._norm.predicting(), self._autocast():
             yield
 
-    def predict(self, frames: Tensor) -> Segmentation:
-        """Segments ``frames`` (1, 3, H, W) float32 RGB in [0, 1] of the stream with the weights published so far."""
+    def predict(self, frames: Tensor, *, corrected: bool = True) -> Segmentation:
+        """Segments a frame of the stream with the weights published so far.
+
+        Args:
+            frames: ``(1, 3, H, W)`` float32 RGB in [0, 1].
+            corrected: Whether answers are weighed by what the frame holds, where the method does that.
+        """
         prediction, moments = self.predictor.predict(self._moved(frames))
         if moments:
             self._norm.note(moments)
         if self._fusion is not None:
             prediction = self._fusion(frames, prediction)
-        return self._corrected(prediction)
+        return self._corrected(prediction) if corrected else prediction
 
     def _corrected(self, prediction: Segmentation) -> Segmentation:
         return corrected_by_prior(prediction) if self._settings.prior_correction else prediction

@@ -34,11 +34,12 @@ class Recipe(Composition):
     def predict(self, frames: Tensor) -> Segmentation:
         """Segments ``frames`` (1, 3, H, W) float32 RGB in [0, 1] with the weights published so far.
 
-        With guards a frame that shows nothing is answered by the source network.
+        With guards a frame that shows nothing is answered by the source network; while they let the method rest, its
+        weights predict and nothing is put right of what they say.
         """
         if self._guard is not None and self._guard.shows_nothing(frames):
             return self._answering.of_source(frames)
-        return self._answering.predict(frames)
+        return self._answering.predict(frames, corrected=self._guard is None or not self._guard.resting)
 
     def use_predictor(self, factory: PredictorFactory) -> None:
         """Predicts with another backend from now on.

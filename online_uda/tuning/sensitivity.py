@@ -63,6 +63,10 @@ def measure(
     return curves
 
 
+FLOOR = -10.0
+"""Worse values are drawn here, with their number: one collapse would flatten every other curve."""
+
+
 def plot(curves: Curves, chosen: Candidate, path: Path) -> None:
     """A panel an option: value over frozen, the choice marked."""
     import matplotlib
@@ -78,11 +82,17 @@ def plot(curves: Curves, chosen: Candidate, path: Path) -> None:
         values = [value for value, _ in points]
         numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
         at: list[Any] = values if numbers else list(range(len(values)))
-        axes.plot(at, [worth for _, worth in points], marker="o", markersize=4, linewidth=1.2)
+        shown = [max(worth, FLOOR) for _, worth in points]
+        axes.plot(at, shown, marker="o", markersize=4, linewidth=1.2)
+        for place, worth in zip(at, (worth for _, worth in points), strict=True):
+            if worth < FLOOR:
+                axes.annotate(
+                    f"{worth:.0f}", (place, FLOOR), (-8, -3), textcoords="offset points", ha="right", fontsize=7
+                )
         here = chosen.values[key]
         if here in values:
             axes.plot(
-                [at[values.index(here)]], [points[values.index(here)][1]], "o", markersize=10, fillstyle="none",
+                [at[values.index(here)]], [shown[values.index(here)]], "o", markersize=10, fillstyle="none",
                 color="tab:red",
             )  # fmt: skip
         if numbers and key in logarithmic:

@@ -1,18 +1,23 @@
 """Inputs of convolutions that do not learn: a backward pass asks for their shape alone, so no more is kept.
 
 Torch saves the input of every convolution that a gradient passes through, for the gradient of its weights. Where these
-are frozen, as with scope norm, that input is dead weight.
+are frozen, as with scope norm, that input is dead weight. Where no convolution learns, nobody asks for the values of a
+ReLU's result either: its own backward pass wants to know where they are above 0.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from online_uda.adaptation.activations.sparse import Signs
 
 
 class _Hollow:
@@ -35,13 +40,44 @@ class _Hollow:
         return empty.set_(storage, self._offset, self._shape, self._strides)
 
 
+class _ReLU(torch.autograd.Function):
+    """A ReLU that keeps a bit a value: where it let something through.
+
+    A function of its own rather than a hook on what torch saves: that would be unpacked to its full size again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inplace: bool) -> Tensor:
+        result = x.relu_() if inplace else x.relu()
+        if inplace:
+            ctx.mark_dirty(x)
+        ctx.signs = Signs(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        # In the layout of the gradient, as torch's own: the kernels before it add up in the same order.
+        return gradients[0].clone().masked_fill_(ctx.signs.above().logical_not_(), 0.0), None
+
+
 class FrozenConvolutions(TorchFunctionMode):
-    """Around a forward pass: convolutions with frozen weights keep no input; gradients stay the same bit for bit."""
+    """Around a forward pass: convolutions with frozen weights keep no input; gradients stay the same bit for bit.
+
+    Args:
+        signs: Whether a ReLU keeps where its result is above 0, and not the result. It saves nothing where a layer
+            that learns keeps that anyway.
+    """
+
+    def __init__(self, signs: bool = False) -> None:
+        super().__init__()
+        self._signs = signs
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is F.relu and self._signs and torch.is_grad_enabled():
+            return _relu(*args, **kwargs)
         if func is not torch.conv2d or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         x, weight = (args[i] if len(args) > i else kwargs[key] for i, key in enumerate(("input", "weight")))
@@ -63,6 +99,12 @@ def unpack(kept: Any) -> Tensor:
     return kept.filled() if isinstance(kept, _Hollow) else kept
 
 
-def has_frozen_convolutions(network: nn.Module) -> bool:
-    """Whether any convolution does not learn, as the scope stands at the moment."""
-    return any(isinstance(part, nn.Conv2d) and not part.weight.requires_grad for part in network.modules())
+def _relu(input: Tensor, inplace: bool = False) -> Tensor:
+    made: Tensor = _ReLU.apply(input, inplace)
+    return made
+
+
+def lean(network: nn.Module) -> AbstractContextManager[Any]:
+    """What a forward pass of the network runs in so that it keeps no more than the scope of the moment needs."""
+    learning = [part.weight.requires_grad for part in network.modules() if isinstance(part, nn.Conv2d)]
+    return nullcontext() if all(learning) else FrozenConvolutions(signs=not any(learning))

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from online_uda.adaptation.activations.frozen import FrozenConvolutions, has_frozen_convolutions
+from online_uda.adaptation.activations.frozen import lean
 from online_uda.adaptation.activations.prune import Prune
 from online_uda.adaptation.activations.recompute import Again, Recompute
 from online_uda.adaptation.pieces import Pieces
@@ -60,7 +60,7 @@ class Saving:
             yield
 
     def _lean(self) -> AbstractContextManager[Any]:
-        return FrozenConvolutions() if has_frozen_convolutions(self._student) else nullcontext()
+        return lean(self._student)
 
     def _more(self, again: Again) -> AbstractContextManager[Any]:
         if self.prune is not None:

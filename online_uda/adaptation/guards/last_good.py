@@ -11,13 +11,13 @@ from torch import Tensor, nn
 _LIGHT = "light_head."
 
 
-def _state(network: nn.Module) -> Iterator[Tensor]:
-    """Parameters and saved buffers that learning may move; the light head is not among them.
+def _state(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and saved buffers that learning may move, by name; the light head is not among them.
 
     Their data, whose changes autograd does not see: a graph of these networks may wait for its backward pass.
     """
     state = network.state_dict(keep_vars=True)
-    return (tensor.data for name, tensor in state.items() if not name.startswith(_LIGHT))
+    return ((name, tensor.data) for name, tensor in state.items() if not name.startswith(_LIGHT))
 
 
 class LastGood:
@@ -25,14 +25,16 @@ class LastGood:
 
     Args:
         source: The frozen source network.
-        networks: What learns, then what is averaged from it. Their present state is the first copy.
+        networks: What learns, then what is averaged from it. Their present state is the first copy; of what the source
+            network does not have, adapters, it is the source state: they begin where they change nothing.
     """
 
     def __init__(self, source: nn.Module, networks: Sequence[nn.Module]) -> None:
         unique = list(dict.fromkeys(networks))
         self._networks = len(unique)
-        self._live = [tensor for network in unique for tensor in _state(network)]
-        self._source = list(_state(source)) * len(unique)
+        named = [part for network in unique for part in _state(network)]
+        self._live, home = [tensor for _, tensor in named], dict(_state(source))
+        self._source = [home[name] if name in home else tensor.clone() for name, tensor in named]
         self._kept = [tensor.clone() for tensor in self._live]
 
     @property
