@@ -114,8 +114,10 @@ class Derivation:
             return
         weights = {item.name for item in model.graph.input}
         wanted = [item.name for item in model.graph.output]
-        turned = (node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in weights)
-        self._views = {node.output[0]: (node.input[0], list(node.attribute[0].ints)) for node in turned}
+        for node in model.graph.node:
+            order = [number for item in node.attribute if item.name == "perm" for number in item.ints]
+            if node.op_type == "Transpose" and node.input[0] in weights and order:
+                self._views[node.output[0]] = node.input[0], order
         self._gives = [name for name in wanted if name not in self._views]
         if self._gives:
             rest = _cut_to(model, _needed(list(model.graph.node), self._gives), self._gives)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def learning(network: Segmenter) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("make", [segformer, convolutional])
-def test_a_session_stays_while_all_weights_and_statistics_move(make: type[Segmenter]) -> None:
+def test_a_session_stays_while_all_weights_and_statistics_move(make: Callable[[], Segmenter]) -> None:
     network = make()
     names = (*learning(network), "head.norm.running_mean", "head.norm.running_var")
     predictor = OnnxPredictor(network, Wishes(names, ("head.norm",)), SIZE, 1)
