@@ -76,7 +76,7 @@ def test_interleaved_learning_never_makes_a_frame_late_and_sync_does(kit: Kit) -
     learned = [row["frame"] for row in calm if row["updated"]]
     assert learned == [-(-PIECES // 4) - 1, -(-2 * PIECES // 4) - 1]
     assert (summary["deadline_miss_rate"], summary["dropped"], summary["published"]) == (0.0, 0, 2)
-    assert summary["staleness"] == (6 + 6) / 2
+    assert summary["staleness"] == (6 + 7) / 2  # the second step is of the frame at hand when the first one ended
     assert summary_of(folders["sync"])["dropped"] > 0
 
 
@@ -163,7 +163,7 @@ def test_killed_and_resumed_on_a_simulated_clock(kit: Kit, monkeypatch: pytest.M
     assert frames_of(parts, timed=True) == frames_of(whole, timed=True)
     assert summary_of(parts) == summary_of(whole)
     assert_same(method_state(parts), method_state(whole))
-    assert summary_of(whole)["published"] >= 3
+    assert summary_of(whole)["published"] >= 2
     assert summary_of(whole)["deadline_miss_rate"] > 0.0
 
 
