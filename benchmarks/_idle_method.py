@@ -29,7 +29,7 @@ class IdleMethod:
         """Learn."""
         return Decision(learn=True)
 
-    def rest(self, decision: Decision) -> bool:
+    def rests(self, decision: Decision) -> bool:
         """Nothing moves."""
         return False
 

@@ -49,6 +49,10 @@ class Anchor:
         self._variance = 0.0
         self.forget()
 
+    def away(self, share: float) -> bool:
+        """Whether `relax` by ``share`` may still move something."""
+        return share > 0.0 and not self._fixed and not self._settled
+
     def wake(self) -> None:
         """Something is about to be learned or loaded: the weights may leave the source."""
         self._settled = False
@@ -109,7 +113,7 @@ class Anchor:
         Returns:
             Whether a weight or statistic has moved.
         """
-        if share == 0.0 or self._fixed or self._settled:
+        if not self.away(share):
             return False
         apart = self._deployed is not self._student
         means = [parameter.data for parameter in self._averaged]

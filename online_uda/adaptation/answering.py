@@ -11,8 +11,10 @@ from torch import Tensor
 
 from online_uda.adaptation.fusion import TemporalFusion
 from online_uda.adaptation.norm import NormStatistics, named_batch_norms
+from online_uda.adaptation.pieces import Pieces
 from online_uda.adaptation.prior import corrected_by_prior
 from online_uda.adaptation.settings import MethodSettings
+from online_uda.adaptation.staged_pass import forward_pieces
 from online_uda.networks.predictor import Predictor, PredictorFactory, TorchPredictor, Wishes
 from online_uda.networks.segmenter import Segmentation, Segmenter
 from online_uda.networks.views import Views
@@ -103,15 +105,32 @@ class Answering:
         """Lets the predictor use the deployed weights as they are now; where it holds none of its own, they are."""
         self.predictor.publish(self._deployed)
 
-    def aside(self, images: Tensor) -> Segmentation:
-        """As `predict`, of images that are not the stream's."""
+    def aside(self, images: Tensor, name: str) -> Pieces[Segmentation]:
+        """As `predict`, of images that are not the stream's, and in pieces that are called after ``name``."""
+        if self._look is not None:
+            yield f"{name}.look"
+        passed = yield from forward_pieces(self._deployed, self._moved(images), self._aside, name)
+        return self._corrected(passed.output)
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
         with torch.no_grad(), self._norm.predicting(record=False), self._autocast():
-            return self._corrected(self._deployed(self._moved(images)))
+            yield
+
+    def source_aside(self, images: Tensor, name: str) -> Pieces[Segmentation]:
+        """The source network's answer in pieces."""
+        passed = yield from forward_pieces(self._source, images, self._plainly, name)
+        return passed.output
+
+    @contextmanager
+    def _plainly(self) -> Iterator[None]:
+        with torch.no_grad(), self._autocast():
+            yield
 
     def _moved(self, frames: Tensor) -> Tensor:
         return frames if self._look is None else self._look(frames)
 
     def of_source(self, images: Tensor) -> Segmentation:
         """The source network's answer."""
-        with torch.no_grad(), self._autocast():
+        with self._plainly():
             return self._source(images)

@@ -163,7 +163,8 @@ class Composition:
             return None
         return Guard(
             self.settings.guards, LastGood(self._source, self._moving), canary,
-            deployed=self._answering.aside, source=self._answering.of_source, on_rollback=self._rolled_back,
+            deployed=self._answering.aside, source=self._answering.source_aside,
+            source_at_once=self._answering.of_source, on_rollback=self._rolled_back,
         )  # fmt: skip
 
     def _build_teacher(self) -> EMATeacher | None:

@@ -93,7 +93,9 @@ class LearningStep:
         self._optimizer.step()
         self.warm_up.stepped()
         self._scope.note(losses["mixed"] if "mixed" in losses else self._total(losses))
+        yield "update.follow"
         self._follow("after")
+        yield "update.hold"
         self._hold_back(losses)
         return scope, losses
 

@@ -84,6 +84,11 @@ class DomainMemory:
             self._change = (self._mean, torch.stack(self._window).mean(0), decision.far, decision.nearer)
             self._mean, self._frames = None, 0
 
+    @property
+    def pending(self) -> bool:
+        """Whether a change was found that `settle` has not answered yet."""
+        return self._change is not None
+
     def settle(self) -> str | None:
         """After a change was found: files the state of the domain that was left and puts the nearest one in place.
 

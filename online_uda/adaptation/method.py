@@ -78,7 +78,7 @@ class MindsCosts(Protocol):
 class SteppedMethod(Method, MindsCosts, Protocol):
     """A method whose learning can be cut into pieces, for a stream that does not wait.
 
-    `observe` is `watch`, and then all pieces of `learn`, or `rest`.
+    `observe` is `watch`, and then all pieces of `learn`, or those of `resting` where the frame `rests`.
     """
 
     @property
@@ -88,7 +88,7 @@ class SteppedMethod(Method, MindsCosts, Protocol):
 
     @property
     def deployed(self) -> Segmenter:
-        """The network that predicts; it changes in the pieces of `learn` and in `rest` only."""
+        """The network that predicts; it changes in the pieces of `learn` and of `resting` only."""
         ...
 
     @property
@@ -108,8 +108,12 @@ class SteppedMethod(Method, MindsCosts, Protocol):
         """Looks at a predicted frame and says what to do with it; no weight moves."""
         ...
 
-    def rest(self, decision: Decision) -> bool:
-        """What to do on a frame that is not learned from; tells whether weights moved."""
+    def rests(self, decision: Decision) -> bool:
+        """Whether a frame that is not learned from has weights to bring home."""
+        ...
+
+    def resting(self, frames: int = 1) -> Pieces[bool]:
+        """What ``frames`` frames that rested owe, in pieces; tells whether weights moved."""
         ...
 
     def learn(self, frames: Tensor, decision: Decision, effort: Effort | None = FULL) -> Pieces[StepReport]:

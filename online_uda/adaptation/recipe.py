@@ -122,10 +122,27 @@ class Recipe(Composition):
 
     def rest(self, decision: Decision) -> bool:
         """What a frame does that is not learned from; tells whether the weights went towards the source."""
-        if decision.relax:
-            self._settle()
-        moved = decision.relax and self._anchor.relax(self.settings.anchor.relax)
-        if moved:
+        return self.rests(decision) and finish(self.resting())
+
+    def rests(self, decision: Decision) -> bool:
+        """Whether a frame that is not learned from has anything to do: weights to bring home, or to recall."""
+        pending = self._memory is not None and self._memory.pending
+        return decision.relax and (pending or self._anchor.away(self.settings.anchor.relax))
+
+    def resting(self, frames: int = 1) -> Pieces[bool]:
+        """`rest` in pieces; what several frames owe is done at once, as if each had taken its share of the way.
+
+        Args:
+            frames: How many have rested.
+        """
+        yield "rest"
+        recalled = self._settle()
+        if recalled:
+            self._anchor.wake()
+        share = self.settings.anchor.relax
+        moved = self._anchor.relax(share if frames == 1 else 1.0 - (1.0 - share) ** frames) or recalled
+        if moved and self._answering.is_elsewhere:
+            yield "rest.publish"
             self.publish()
         return moved
 

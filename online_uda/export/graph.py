@@ -10,7 +10,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import onnx
 import onnx.numpy_helper
@@ -65,7 +65,12 @@ def _quiet() -> Iterator[None]:
 
 
 def export_graph(
-    network: Segmenter, size: tuple[int, int], movable: Sequence[str] = (), watched: Sequence[str] = ()
+    network: Segmenter,
+    size: tuple[int, int],
+    movable: Sequence[str] = (),
+    watched: Sequence[str] = (),
+    *,
+    prepare: Callable[[nn.Module], nn.Module] | None = None,
 ) -> onnx.ModelProto:
     """Exports ``network`` for frames of one size.
 
@@ -76,6 +81,7 @@ def export_graph(
             initializers), each under its own name.
         watched: Names of BatchNorm layers; mean and variance of their inputs become the outputs ``NAME.mean`` and
             ``NAME.variance``.
+        prepare: Changes a copy of the network before it is traced; weights keep their names.
 
     Returns:
         A model with the input ``frames`` (1, 3, H, W) float32 RGB in [0, 1] and the output ``logits``.
@@ -86,6 +92,8 @@ def export_graph(
     network = aliased(network).cpu()
     weights = weights_of(network)
     values = {name: weights[name].contiguous() for name in movable}
+    if prepare is not None:
+        prepare(network)
     module = _Functional(WatchedNetwork(network, watched), list(values)).eval()
     outputs = [LOGITS, *(f"{name}.{what}" for name in watched for what in ("mean", "variance"))]
     model = traced(module, (torch.zeros(1, 3, *size), *values.values()), [FRAMES, *values], outputs)

@@ -1,13 +1,16 @@
 """Prediction with ONNX Runtime, and weights that change under a running session.
 
-Two ways lead from a learned weight into a session. Where only norms, BatchNorm statistics or linear layers learn, their
-tensors are inputs of the graph, bound by address: publishing copies them, in microseconds. Where convolutions learn, an
-input would cost ONNX Runtime its packed convolutions (67 instead of 41 ms a frame for SegFormer-B0 at 512 x 256, which
-is slower than torch), so that the weights stay constants and publishing opens a new session beside the old one.
+Weights that learn are inputs of the graph, bound by address, in two sets that take turns: publishing fills one of them
+while predictions use the other. Norms, BatchNorm statistics and linear layers are inputs as they are, which takes
+microseconds to publish. A convolution whose weight is such an input is slow (67 instead of 41 ms a frame for
+SegFormer-B0 at 512 x 256); where convolutions learn, the tensors are inputs as ONNX Runtime lays them out for itself,
+which takes milliseconds (`online_uda.export.packed`). Where that is not to be had - on a GPU, or in a network of which
+it makes something else - weights stay constants and publishing opens a new session beside the old one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +21,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from online_uda.errors import UserError
 from online_uda.export.graph import FRAMES, export_graph, movable_names, weights_of, with_constants
+from online_uda.export.packed import pack, with_affine_norms
 from online_uda.export.parity import check_parity
 from online_uda.export.session import open_session
 from online_uda.networks.predictor import Moments, Wishes, aliased, copy_weights, pairs
@@ -44,24 +49,46 @@ class _OneSize:
         wishes: Which tensors move, which layers are watched.
         device: Where frames are.
         threads: CPU threads.
+        packed: Whether to lay out weights as convolutions want them; `by_input` tells whether that worked.
     """
 
     def __init__(
-        self, network: Segmenter, size: tuple[int, int], wishes: Wishes, device: torch.device, threads: int
+        self,
+        network: Segmenter,
+        size: tuple[int, int],
+        wishes: Wishes,
+        device: torch.device,
+        threads: int,
+        *,
+        packed: bool,
     ) -> None:
         self.size, self._device, self._threads = size, device, threads
-        self.by_input = not _holds_convolutions(network, wishes.moving)
-        self._graph = export_graph(network, size, wishes.moving, wishes.watched)
+        prepare = with_affine_norms if packed else None
+        self._graph = export_graph(network, size, wishes.moving, wishes.watched, prepare=prepare)
+        self._packed = pack(self._graph, weights_of(network), threads) if packed else None
+        self.by_input = self._packed is not None or not _holds_convolutions(network, wishes.moving)
         self._outputs = [item.name for item in self._graph.graph.output]
         self._shapes = [
             tuple(part.dim_value for part in item.type.tensor_type.shape.dim) for item in self._graph.graph.output
         ]
-        moving = movable_names(self._graph)
-        self._now = self._load(_pick(network, moving, device))
+        self._now = self._load(self._room(network))
         # The other half of the double buffer; predictions run on the first one while it is filled.
-        self._next = self._bind(self._now.session, _pick(network, moving, device)) if self.by_input else self._now
+        self._next = self._bind(self._now.session, self._room(network)) if self.by_input else self._now
+
+    def _room(self, network: Segmenter) -> dict[str, Tensor]:
+        """Own copies of the moving weights, whose addresses do not change."""
+        weights = weights_of(network)
+        if self._packed is not None:
+            room = self._packed.room()
+            self._packed.fill(room, weights)
+            return room
+        names = movable_names(self._graph)
+        return {name: weights[name].to(self._device, copy=True).contiguous() for name in names}
 
     def _load(self, values: dict[str, Tensor]) -> _Loaded:
+        if self._packed is not None:
+            content = self._packed.model.SerializeToString()
+            return self._bind(open_session(content, self._device, self._threads, optimise=False), values)
         model: onnx.ModelProto = self._graph if self.by_input else with_constants(self._graph, values)
         session = open_session(model.SerializeToString(), self._device, self._threads)
         return self._bind(session, values)
@@ -76,6 +103,9 @@ class _OneSize:
     def prepare(self, weights: Mapping[str, Tensor]) -> None:
         """Gets ready what `swap` brings; predictions go on as before."""
         if not self._now.weights:
+            return
+        if self._packed is not None:
+            self._packed.fill(self._next.weights, weights)
             return
         if self.by_input:
             into = self._next.weights
@@ -144,7 +174,15 @@ class OnnxPredictor:
         self._sizes = {shown: self._open(network, shown) for shown in self._views.settings.view_sizes(size)}
 
     def _open(self, network: Segmenter, size: tuple[int, int]) -> _OneSize:
-        graph = _OneSize(network, size, self._wishes, self._device, self._threads)
+        if self._device.type == "cpu" and _holds_convolutions(network, self._wishes.moving):
+            with contextlib.suppress(UserError):  # what is made of the weights is not what was thought
+                graph = self._checked(network, size, packed=True)
+                if graph.by_input:
+                    return graph
+        return self._checked(network, size, packed=False)
+
+    def _checked(self, network: Segmenter, size: tuple[int, int], *, packed: bool) -> _OneSize:
+        graph = _OneSize(network, size, self._wishes, self._device, self._threads, packed=packed)
 
         def answer(weights: Mapping[str, Tensor], frames: Tensor) -> list[Tensor]:
             graph.prepare(weights)
@@ -189,12 +227,6 @@ class OnnxPredictor:
 def _holds_convolutions(network: Segmenter, names: tuple[str, ...]) -> bool:
     owners = {name.rpartition(".")[0] for name in names}
     return any(isinstance(network.get_submodule(owner), nn.Conv2d) for owner in owners)
-
-
-def _pick(network: Segmenter, names: tuple[str, ...], device: torch.device) -> dict[str, Tensor]:
-    """Own copies of the named weights, whose addresses do not change."""
-    weights = weights_of(network)
-    return {name: weights[name].to(device, copy=True).contiguous() for name in names}
 
 
 def _bind(bind: Any, name: str, tensor: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import onnxruntime
@@ -14,7 +15,13 @@ _ERRORS_ONLY = 3
 
 
 def open_session(
-    model: bytes | str, device: torch.device, threads: int, *, profile: str | None = None
+    model: bytes | str,
+    device: torch.device,
+    threads: int,
+    *,
+    profile: str | None = None,
+    optimise: bool = True,
+    save: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Opens a model.
 
@@ -23,6 +30,8 @@ def open_session(
         device: ``cpu``, or a CUDA device.
         threads: Threads on the CPU. They do not spin between frames, when the cores belong to learning.
         profile: Start of the name of a profile to write.
+        optimise: Whether to optimise the graph; one that was saved here is optimised already.
+        save: File for the graph as it is after that, for this machine alone.
 
     Raises:
         UserError: The device's provider is missing or fell back to another one, or the model is damaged.
@@ -33,6 +42,10 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, profile
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if save is not None:
+        options.optimized_model_filepath = str(save)
     provider, settings = _provider(device)
     try:
         session = onnxruntime.InferenceSession(model, options, providers=[(provider, settings)])

@@ -39,10 +39,22 @@ def calibrate(method: SteppedMethod, watch: Stopwatch, size: tuple[int, int], de
             if spent_ms > LIMIT_MS and effort != FULL:
                 break
             spent_ms += _step(method, watch, frames, effort, timed=True)
+        _rest(method, watch)
     finally:
         method.load_state_dict(saved)
         method.take_events()  # what guards say to a made-up frame is nobody's business
         set_rng_state(draws)
+
+
+def _rest(method: SteppedMethod, watch: Stopwatch) -> None:
+    """Takes the weights, which the steps have moved, a step home again."""
+    if not method.rests(Decision(learn=False, relax=True)):
+        return
+    pieces = method.resting()
+    name = next(pieces, None)
+    while name is not None:
+        with watch.measure(f"detect.{name}"):
+            name = next(pieces, None)
 
 
 def _step(method: SteppedMethod, watch: Stopwatch, frames: torch.Tensor, effort: Effort, *, timed: bool) -> float:

@@ -1,4 +1,7 @@
-"""A method's learning as a line of pieces: at most one step in flight, and the newest wanted frame waiting."""
+"""A method's learning as a line of pieces: at most one step in flight, and the newest wanted frame waiting.
+
+Weights on the way home are work too: what resting frames owe waits, like a step, until somebody runs it.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +36,14 @@ class LearnedStep:
 
 @dataclass(slots=True)
 class _Flight:
-    """The step in flight: its generator stands before the piece ``name``."""
+    """The step in flight, or what ``rests`` resting frames owe: its generator stands before the piece ``name``."""
 
     frame: int
-    pieces: Pieces[StepReport]
+    pieces: Pieces[StepReport] | Pieces[bool]
     effort: Effort | None
     name: str
+    rests: int = 0
+    begun: bool = False
     cost_ms: float = 0.0
 
 
@@ -57,18 +62,29 @@ class Learner:
         self._method, self._watch, self._plan = method, watch, plan
         self._flight: _Flight | None = None
         self._wanted: tuple[int, Tensor, Decision] | None = None
+        self._rested = 0
         self.holding = False
         self.given_up = 0
 
     @property
     def in_flight(self) -> bool:
         """Whether a step has begun and not ended."""
-        return self._flight is not None
+        return self._flight is not None and not self._flight.rests
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing has begun or is owed, so that the method can be saved."""
+        return self._flight is None and not self._rested
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the weights are on their way home, which may wait, but not be given up."""
+        return self._rested > 0 or (self._flight is not None and self._flight.rests > 0)
 
     @property
     def has_work(self) -> bool:
         """Whether `next_stage` would name a piece."""
-        return self._flight is not None or (self._wanted is not None and not self.holding)
+        return not self.settled or (self._wanted is not None and not self.holding)
 
     def hold(self, hold: bool) -> None:
         """Whether no further step may begin; one in flight goes on, and no frame waits."""
@@ -88,35 +104,54 @@ class Learner:
         """
         with self._watch.measure("detect"):
             decision = self._method.watch(frames, prediction)
-            if decision.learn and self.holding:
+            if decision.learn:
+                self._wanted = None if self.holding else (index, frames, decision)
+            elif decision.relax:
                 self._wanted = None
-            elif decision.learn:
-                self._wanted = (index, frames, decision)
-            else:
-                if decision.relax:
-                    self._wanted = None
-                    self.give_up()
-                if self._flight is None:
-                    self._method.rest(decision)
+                self.give_up()
+            if not decision.learn and self._method.rests(decision):
+                self._rest()
         return decision
+
+    def _rest(self) -> None:
+        """One more frame that rested; what is owed and not begun is done at once."""
+        flight = self._flight
+        if flight is not None and flight.rests and not flight.begun:
+            self._rested, self._flight = flight.rests, None
+            flight.pieces.close()
+        if self._flight is None or self._flight.rests:
+            self._rested += 1
 
     def next_stage(self) -> str | None:
         """What `run` would do next, as the name of its stage; None without work. Begins a step if one may."""
         if self._flight is None:
-            if not self.has_work or self._wanted is None:
+            self._flight = self._begin()
+            if self._flight is None:
                 return None
-            (index, frames, decision), self._wanted = self._wanted, None
-            effort = self._plan()
-            pieces = self._method.learn(frames, decision, effort)
-            self._flight = _Flight(index, pieces, effort, next(pieces))
-        return step_stage(self._flight.name, self._flight.effort or FULL)
+        flight = self._flight
+        # A file of costs that does not know of rests charges them as watching, of which they were a part once.
+        return f"detect.{flight.name}" if flight.rests else step_stage(flight.name, flight.effort or FULL)
+
+    def _begin(self) -> _Flight | None:
+        """What comes next: the way home, then the frame that waits."""
+        if self._rested:
+            owed, self._rested = self._rested, 0
+            home = self._method.resting(owed)
+            return _Flight(-1, home, None, next(home), rests=owed)
+        if not self.has_work or self._wanted is None:
+            return None
+        (index, frames, decision), self._wanted = self._wanted, None
+        effort = self._plan()
+        pieces = self._method.learn(frames, decision, effort)
+        return _Flight(index, pieces, effort, next(pieces))
 
     def run(self) -> LearnedStep | None:
         """Runs the piece that `next_stage` named; the step, when that was its last one."""
         stage, flight = self.next_stage(), self._flight
         assert stage is not None
         assert flight is not None
-        report: StepReport | None = None
+        report: StepReport | bool | None = None
+        flight.begun = True
         try:
             with self._watch.measure(stage) as lap:
                 try:
@@ -125,19 +160,21 @@ class Learner:
                     report = done.value
         except BaseException:
             self._flight = None
-            self.given_up += 1
+            self.given_up += not flight.rests
             raise
         flight.cost_ms += lap.latency_ms
         if report is None:
             return None
         self._flight = None
+        if isinstance(report, bool):
+            return None
         if report.scope is not None:
             self._method.note_cost(flight.cost_ms)
         return LearnedStep(flight.frame, report, flight.cost_ms, flight.effort)
 
     def give_up(self) -> None:
-        """Ends the step in flight without learning from it."""
-        if self._flight is not None:
+        """Ends the step in flight without learning from it; a way home is not given up."""
+        if self._flight is not None and not self._flight.rests:
             self._flight.pieces.close()
             self._flight = None
             self.given_up += 1

@@ -153,7 +153,7 @@ class _InThread(Outbox):
     @property
     def settled(self) -> bool:
         """See `LearningMode.settled`."""
-        return not self._learner.in_flight
+        return self._learner.settled
 
     @property
     def given_up(self) -> int:
@@ -192,7 +192,8 @@ class InterleavedLearning(_InThread):
     """Pieces of a step run where they fit into the slack before the next frame, and nowhere else; so does watching.
 
     A piece fits when the largest of its recent costs does. A step of which some piece would fit no slack, or that would
-    take too many frames, is shortened before it begins, or skipped.
+    take too many frames, is shortened before it begins, or skipped. Weights on their way home wait for slack as well,
+    but where `TIRED` frames have had none they go all the same: a late mask is better than many wrong ones.
 
     Args:
         method: Predicts and learns.
@@ -228,23 +229,27 @@ class InterleavedLearning(_InThread):
         fresh = True
         while (stage := self._learner.next_stage()) is not None:
             left_ms = 1000.0 * (until_s - self._clock.now_s()) - MARGIN_MS
-            if self._watch.model.safe_ms(stage) > left_ms:
-                if fresh:
-                    self._refuse(stage)
+            if self._watch.model.safe_ms(stage) > left_ms and not (fresh and self._refuse(stage)):
                 return
             fresh = False
             step = self._learner.run()
             if step is not None:
                 self._done.append(step)
 
-    def _refuse(self, stage: str) -> None:
-        """A whole frame's slack was too short for ``stage``: was it one bad lap, or is the step too large?"""
+    def _refuse(self, stage: str) -> bool:
+        """A whole frame's slack was too short for ``stage``: was it one bad lap, or is the step too large?
+
+        Returns:
+            Whether it is to be run nevertheless.
+        """
         self._watch.model.doubt(stage)
         times = self._refused[1] + 1 if self._refused[0] == stage else 1
         self._refused = (stage, times)
-        if times >= TIRED:
-            self._refused = ("", 0)
-            self._learner.give_up()
+        if times < TIRED:
+            return False
+        self._refused = ("", 0)
+        self._learner.give_up()
+        return self._learner.overdue
 
     def state_dict(self) -> dict[str, Any]:
         """See `LearningMode.state_dict`."""

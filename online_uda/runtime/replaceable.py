@@ -152,9 +152,13 @@ class Replaceable:
         self._paused = paused
         self.current.pause(paused)
 
-    def rest(self, decision: Decision) -> bool:
-        """See `SteppedMethod.rest`."""
-        return self.current.rest(decision)
+    def rests(self, decision: Decision) -> bool:
+        """See `SteppedMethod.rests`."""
+        return self.current.rests(decision)
+
+    def resting(self, frames: int = 1) -> Pieces[bool]:
+        """See `SteppedMethod.resting`."""
+        return self.current.resting(frames)
 
     def learn(self, frames: Tensor, decision: Decision, effort: Effort | None = FULL) -> Pieces[StepReport]:
         """See `SteppedMethod.learn`."""

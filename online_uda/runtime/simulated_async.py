@@ -88,7 +88,7 @@ class SimulatedAsyncLearning(Outbox):
     @property
     def settled(self) -> bool:
         """See `LearningMode.settled`."""
-        return not self._mail and not self._learner.in_flight
+        return not self._mail and self._learner.settled
 
     def _begin(self) -> _Begun | None:
         """The worker's next stage: a frame to watch before a piece of a step; None without work."""

@@ -91,7 +91,7 @@ class Worker:
     def settled(self) -> bool:
         """Whether it waits for frames and has no step in flight."""
         with self._turn:
-            return not self.busy and not self._mail and not self.in_flight
+            return not self.busy and not self._mail and (self._learner is None or self._learner.settled)
 
     @property
     def in_flight(self) -> bool:

@@ -28,8 +28,10 @@ from recipe_kit import (
 from torch import Tensor
 
 from online_uda.adaptation.guards.canary import Judgement
+from online_uda.adaptation.pieces import Pieces
 from online_uda.adaptation.recipe import Recipe
 from online_uda.adaptation.trigger.base import Decision
+from online_uda.networks.segmenter import Segmentation
 
 BLACK = torch.zeros(1, 3, *SIZE)
 DEPLOYED = {**REPLAY, "teacher": {"half_life_frames": 2}, "deploy": "teacher"}
@@ -153,8 +155,8 @@ def test_weights_that_act_on_the_stream_alone_are_found() -> None:
     assert guard is not None
     answer = guard._deployed
 
-    def odd(images: Tensor) -> Any:
-        output = answer(images)
+    def odd(images: Tensor, piece: str) -> Pieces[Segmentation]:
+        output = yield from answer(images, piece)
         wide = images.shape[-1] == SIZE[1] // 2 and torch.equal(images, frames[0][..., SIZE[1] // 4 : -SIZE[1] // 4])
         if wide:
             output.logits[:] = output.logits.flip(1)
@@ -246,7 +248,7 @@ def test_every_says_how_often_the_canary_is_asked(every: int, looks: int, monkey
     assert recipe._guard is not None
     asked: list[int] = []
     answer = recipe._guard._source
-    monkeypatch.setattr(recipe._guard, "_source", lambda images: (asked.append(1), answer(images))[1])
+    monkeypatch.setattr(recipe._guard, "_source", lambda *what: (asked.append(1), answer(*what))[1])
     play(recipe, stream(4))
     assert len(asked) == looks * 4  # three images and the frame
 

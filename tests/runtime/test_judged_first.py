@@ -13,6 +13,7 @@ import torch
 
 from online_uda.adaptation.recipe import Recipe
 from online_uda.cli import main
+from online_uda.export.graph import weights_of
 from online_uda.networks.predictor import TorchPredictor
 from online_uda.run import Runner
 from online_uda.runtime.async_learning import AsyncLearning
@@ -29,7 +30,14 @@ from tests.run_kit import FRAMES, assert_same, frames_of, method_state, summary_
 from tests.runtime.test_backends import LEARN, answers, clock
 
 CPU = torch.device("cpu")
-STRICT = {"every": 1, "canary": 3, "margin": 1.0, "disagreement": 1.0, "collapse": 1.0, "patience": 100}
+STRICT = {
+    "every": 1,
+    "canary": 3,
+    "margin": 1.0,
+    "disagreement": 1.0,
+    "collapse": 1.0,
+    "patience": 100,
+}
 
 
 def spoilt(**guards: Any) -> Recipe:
@@ -54,7 +62,7 @@ def test_a_bad_candidate_is_seen_between_two_pieces_only_where_weights_are_not_h
     method, frozen = spoilt(), trained("layernorm")
     if held_apart:
         apart(method)
-    time_ = SimulatedClock(StageCosts({"predict": 1, "detect": 1, "step": 2.5}))
+    time_ = SimulatedClock(StageCosts({"predict": 1, "detect": 1, "step": 2.5, "step.guard": 0.5}))
     mode = InterleavedLearning(method, Stopwatch(time_, CostModel()), time_, 0.012)
     wrong = 0
     for index, frames in enumerate(list(stream(4)) * 5):
@@ -122,10 +130,11 @@ def test_a_run_holds_weights_apart_and_they_are_the_learners(
         assert torch.equal(mine, theirs)
         return
     torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-3)
-    weights = inner._sizes[(48, 64)]._now.weights
-    deployed = recipe.deployed.state_dict()
-    assert len(weights) > 20
-    assert all(torch.equal(value, deployed[key]) for key, value in weights.items())
+    graph = inner._sizes[(48, 64)]
+    deployed = graph._packed.room()
+    graph._packed.fill(deployed, weights_of(recipe.deployed))
+    assert len(deployed) > 20
+    assert all(torch.equal(value, deployed[key]) for key, value in graph._now.weights.items())
 
 
 def test_a_predictor_on_memory_of_its_own_follows_publications_only() -> None:

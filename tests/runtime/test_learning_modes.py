@@ -38,8 +38,14 @@ class Scripted:
     def note_cost(self, ms: float) -> None:
         self.cost_ms = ms
 
-    def rest(self, decision: Decision) -> bool:
-        self.journal.append("rest")
+    def rests(self, decision: Decision) -> bool:
+        return decision.relax
+
+    def resting(self, frames: int = 1) -> Pieces[bool]:
+        yield "rest"
+        self.journal.append(f"rest {frames}")
+        yield "rest.publish"
+        self.journal.append("publish")
         return True
 
     def learn(self, frames: Tensor, decision: Decision, effort: Effort | None = FULL) -> Pieces[StepReport]:
@@ -103,17 +109,48 @@ def test_the_newest_wanted_frame_is_next_and_holding_lets_no_step_begin() -> Non
 
 def test_coming_home_gives_the_step_up_and_a_pause_does_not() -> None:
     pause, home = Decision(learn=False), Decision(learn=False, relax=True)
-    for decision, left, journal in ((pause, False, ["a"]), (home, True, ["a", "rest"])):
+    for decision, left in ((pause, False), (home, True)):
         method = Scripted(LEARN, decision)
         mode, _ = mode_of(method, KNOWN, KNOWN)
         mode.show(0, FRAMES, SAID)
         mode.use_slack(0.012)
         mode.show(1, FRAMES, SAID)
-        assert mode.settled is left
         assert mode.given_up == int(left)
-        assert method.journal == journal
+        assert method.journal == ["a"], "the way home waits for slack like any other work"
         mode.use_slack(10.0)
+        assert mode.settled
+        assert method.journal == (["a", "rest 1", "publish"] if left else ["a", "b", "c"])
         assert len(mode.collect()) == int(not left)
+
+
+def test_the_way_home_waits_for_slack_and_is_made_up_for_in_one_go() -> None:
+    home = Decision(learn=False, relax=True)
+    method, known = Scripted(home), {**KNOWN, "detect.rest": 20.0, "detect.rest.publish": 30.0}
+    mode, clock = mode_of(method, known, known)
+    for index in range(2):
+        mode.show(index, FRAMES, SAID)
+        mode.use_slack(0.015)
+        assert method.journal == []
+        assert clock.now_s() == 0.0, "no frame is late for it"
+        assert not mode.settled, "a snapshot would not know what is owed"
+    mode.show(2, FRAMES, SAID)
+    mode.use_slack(0.025)
+    assert method.journal == ["rest 3"]
+    mode.hold(True)
+    mode.use_slack(0.1)
+    assert method.journal == ["rest 3", "publish"]
+    assert mode.settled
+
+
+def test_weights_go_home_in_the_end_where_there_is_never_slack() -> None:
+    method, known = Scripted(Decision(learn=False, relax=True)), {**KNOWN, "detect.rest": 20.0}
+    mode, clock = mode_of(method, known, {**known, "detect.rest.publish": 5.0})
+    for index in range(TIRED):
+        assert method.journal == []
+        mode.show(index, FRAMES, SAID)
+        mode.use_slack(clock.now_s() + 0.01)
+    assert method.journal == [f"rest {TIRED}"]
+    assert mode.given_up == 0
 
 
 def test_a_piece_that_has_become_too_long_ends_its_step() -> None:

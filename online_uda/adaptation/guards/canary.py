@@ -29,8 +29,8 @@ GRID = (6, 6)
 _LOOK_RATE = 0.5
 _LOOK_IMAGES = 64
 
-Answer = Callable[[Tensor], Segmentation]
-"""Segments ``(B, 3, H, W)`` float32 RGB in [0, 1] without gradients."""
+Answer = Callable[[Tensor, str], Pieces[Segmentation]]
+"""Segments ``(B, 3, H, W)`` float32 RGB in [0, 1] without gradients, in pieces called after the second argument."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,20 +119,20 @@ class Canary:
         scores = torch.zeros(2, 3, 0)
         same = []
         for number in range(len(self._images)):
-            yield f"guard.canary.{number}.candidate"
+            # All images under one name: a cost model needs to know few stages, and learns them sooner.
+            yield "guard.canary.image"
             image, label = self._dressed(number, self._look, detail), self._labels[number : number + 1]
-            answers = [candidate(image).logits]
-            yield f"guard.canary.{number}.source"
-            answers.append(source(image).logits)
+            said = yield from candidate(image, "guard.canary.candidate")
+            of_source = yield from source(image, "guard.canary.source")
+            answers = [said.logits, of_source.logits]
             counts = torch.stack([hits_and_unions(answer, label) for answer in answers])
             scores = counts if number == 0 else scores + counts
             same.append(agreement(*answers))
-        yield "guard.frame.candidate"
         width = int(frames.shape[-1])
         middle = frames[..., width // 4 : width - width // 4]
-        said = candidate(middle).logits
-        yield "guard.frame.source"
-        on_frame = agreement(said, source(middle).logits)
+        said = yield from candidate(middle, "guard.frame.candidate")
+        of_source = yield from source(middle, "guard.frame.source")
+        on_frame = agreement(said.logits, of_source.logits)
         return Judgement(mean_iou(scores[0]), mean_iou(scores[1]), float(np.mean(same)), on_frame)
 
     def _dressed(self, number: int, look: Moments, detail: NDArray[np.float32]) -> Tensor:

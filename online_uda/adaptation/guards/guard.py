@@ -33,6 +33,7 @@ class Guard:
         canary: Labelled source images; None scores nothing.
         deployed: Answers as `predict` does, with the weights at hand; records nothing.
         source: Answers with the source network.
+        source_at_once: The same in one go.
         on_rollback: Called after weights were put back, so that the optimiser forgets what led there.
     """
 
@@ -44,10 +45,12 @@ class Guard:
         *,
         deployed: Answer,
         source: Answer,
+        source_at_once: Callable[[Tensor], Segmentation],
         on_rollback: Callable[[], None],
     ) -> None:
         self._settings, self._weights, self._canary = settings, weights, canary
-        self._deployed, self._source, self._on_rollback = deployed, source, on_rollback
+        self._deployed, self._source, self._source_at_once = deployed, source, source_at_once
+        self._on_rollback = on_rollback
         self._ladder = Ladder(settings.rate_factor, settings.patience, settings.rest, settings.every)
         self._events: list[GuardEvent] = []
         self._since = 0
@@ -106,7 +109,7 @@ class Guard:
         classes = effective_classes(prediction.logits)
         if classes >= self._settings.collapse:
             return None
-        seen = effective_classes(self._source(frames).logits)
+        seen = effective_classes(self._source_at_once(frames).logits)
         if seen >= self._settings.collapse and not self.resting:
             cause: Cause = "collapse" if classes == classes else "non-finite"
             self._throw_away((cause, f"{classes:.1f} classes in effect where the source network sees {seen:.1f}"))

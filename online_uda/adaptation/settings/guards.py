@@ -16,7 +16,7 @@ class GuardSettings(SlotModel):
     more than ``margin`` points of mIoU below the source network, or where its agreement with the source network is
     lower on the stream than on the canary by more than ``disagreement``. A prediction with less than ``collapse``
     classes in effect has collapsed. A failure multiplies the learning rate by ``rate_factor``. From then on each
-    step is scored and may lose half of ``margin``, until ``every`` candidates have been as good as the source network.
+    step is scored, until ``every`` candidates have been as good as the source network.
     After ``patience`` failures the source network predicts for ``rest`` frames, twice as many the next time.
     """
 
