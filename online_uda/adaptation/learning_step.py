@@ -93,9 +93,13 @@ class LearningStep:
         self._optimizer.step()
         self.warm_up.stepped()
         self._scope.note(losses["mixed"] if "mixed" in losses else self._total(losses))
-        yield "update.follow"
+        # A student that predicts itself must not be seen between its step and the way back.
+        in_pieces = self._settings.deploy == "teacher"
+        if in_pieces:
+            yield "update.follow"
         self._follow("after")
-        yield "update.hold"
+        if in_pieces:
+            yield "update.hold"
         self._hold_back(losses)
         return scope, losses
 
