@@ -13,6 +13,15 @@ from streams.weather.counter_rng import uniform
 _OCTAVES = 3
 
 
+@njit(cache=True, inline="always")
+def _between(here: float, beside: float, beyond: float, across: float, fx: float, fz: float) -> float:
+    """The value in [-1, 1] at a share ``fx``, ``fz`` of the way between four corners in [0, 1], smooth at each."""
+    sx, sz = fx * fx * (3 - 2 * fx), fz * fz * (3 - 2 * fz)
+    near = here * (1 - sx) + beside * sx
+    far = beyond * (1 - sx) + across * sx
+    return (near * (1 - sz) + far * sz) * 2 - 1
+
+
 @njit(cache=True)
 def value_noise(key: np.uint64, x: float, z: float) -> float:
     """Three octaves of value noise, smooth, in [-1, 1]; the largest patches are about 1 wide."""
@@ -21,10 +30,9 @@ def value_noise(key: np.uint64, x: float, z: float) -> float:
         px, pz = x * scale, z * scale
         ix, iz = math.floor(px), math.floor(pz)
         fx, fz = px - ix, pz - iz
-        sx, sz = fx * fx * (3 - 2 * fx), fz * fz * (3 - 2 * fz)
-        near = uniform(key, ix, iz, octave) * (1 - sx) + uniform(key, ix + 1, iz, octave) * sx
-        far = uniform(key, ix, iz + 1, octave) * (1 - sx) + uniform(key, ix + 1, iz + 1, octave) * sx
-        total += ((near * (1 - sz) + far * sz) * 2 - 1) / scale
+        here, beside = uniform(key, ix, iz, octave), uniform(key, ix + 1, iz, octave)
+        beyond, across = uniform(key, ix, iz + 1, octave), uniform(key, ix + 1, iz + 1, octave)
+        total += _between(here, beside, beyond, across, fx, fz) / scale
         weight += 1 / scale
         scale *= 2
     return total / weight
@@ -61,12 +69,11 @@ def noise_between(values: NDArray[np.float64], first: NDArray[np.int64], x: floa
         px, pz = x * scale, z * scale
         ix, iz = math.floor(px), math.floor(pz)
         fx, fz = px - ix, pz - iz
-        sx, sz = fx * fx * (3 - 2 * fx), fz * fz * (3 - 2 * fz)
         i, j = np.uint64(ix - first[octave, 0]), np.uint64(iz - first[octave, 1])
         one = np.uint64(1)
-        near = values[octave, i, j] * (1 - sx) + values[octave, i + one, j] * sx
-        far = values[octave, i, j + one] * (1 - sx) + values[octave, i + one, j + one] * sx
-        total += ((near * (1 - sz) + far * sz) * 2 - 1) / scale
+        here, beside = values[octave, i, j], values[octave, i + one, j]
+        beyond, across = values[octave, i, j + one], values[octave, i + one, j + one]
+        total += _between(here, beside, beyond, across, fx, fz) / scale
         weight += 1 / scale
         scale *= 2
     return total / weight
