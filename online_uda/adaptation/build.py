@@ -114,7 +114,7 @@ def _build_canary(settings: MethodSettings, images: _SourceImages, seed: int, de
     if slot is None or slot.canary == 0:
         return None
     need = "the guards' canary needs labelled source images; give them with --source DIR, or set guards.canary=0"
-    return Canary(images.buffer(CANARY_CHOICE, seed, need), slot.canary, seed, device)
+    return Canary(images.buffer(CANARY_CHOICE, seed, need), slot.canary, slot.canary_most, seed, device)
 
 
 def _unlabelled(settings: MethodSettings, images: _SourceImages, seed: int, device: torch.device) -> Iterable[Tensor]:

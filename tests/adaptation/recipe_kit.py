@@ -133,7 +133,7 @@ def make_recipe(
     if settings.guards is not None and settings.guards.canary:
         images = SourceSet()
         buffer = ReplayBuffer(images, range(len(images)))
-        canary = Canary(buffer, settings.guards.canary, seed, torch.device("cpu"))
+        canary = Canary(buffer, settings.guards.canary, settings.guards.canary_most, seed, torch.device("cpu"))
     look = None
     if settings.alignment is not None:
         images, grid = SourceSet(), (settings.alignment.rows, settings.alignment.columns)

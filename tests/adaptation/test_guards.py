@@ -39,7 +39,7 @@ LEARNING = {name: METHODS[name] for name in ("tent", "replay", "statistics")} | 
 
 
 def guarded(data: dict[str, Any], *, kind: str = "layernorm", **changes: Any) -> Recipe:
-    loose = {"every": 2, "canary": 3, "margin": 100.0, "disagreement": 1.0, "collapse": 1.0}
+    loose = {"every": 2, "canary": 3, "canary_most": 3, "margin": 100.0, "disagreement": 1.0, "collapse": 1.0}
     guards = {**loose, **changes.pop("guards", {})}
     return make_recipe(settings_of(data, guards=guards, **changes), trained(kind))
 
@@ -251,6 +251,26 @@ def test_every_says_how_often_the_canary_is_asked(every: int, looks: int, monkey
     monkeypatch.setattr(recipe._guard, "_source", lambda *what: (asked.append(1), answer(*what))[1])
     play(recipe, stream(4))
     assert len(asked) == looks * 4  # three images and the frame
+
+
+@pytest.mark.parametrize(("first", "most", "ruined", "looks"), [(2, 5, True, 5), (2, 5, False, 2), (3, 1, True, 3)])
+def test_a_candidate_that_looks_worse_is_compared_on_more_images(
+    first: int, most: int, ruined: bool, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guards = {"every": 1, "canary": first, "canary_most": most, "margin": 1.0}
+    recipe = guarded(REPLAY, optimizer={"learning_rate": 1e-9}, guards=guards)
+    guard = recipe._guard
+    assert guard is not None
+    asked: list[str] = []
+    answer = guard._source
+    monkeypatch.setattr(guard, "_source", lambda images, piece: (asked.append(piece), answer(images, piece))[1])
+    if ruined:
+        ruin(recipe)
+    play(recipe, stream(1))
+    judgements = [looks, first] if ruined else [looks]  # what the bad candidate is replaced by is judged as well
+    assert asked == [
+        piece for count in judgements for piece in (*("guard.canary.source",) * count, "guard.frame.source")
+    ]
 
 
 def test_after_a_failure_the_canary_is_asked_sooner(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -281,6 +281,7 @@ ELSEWHERE = {
     },
     "guards__every": "test_guards.py::test_every_says_how_often_the_canary_is_asked",
     "guards__canary": "test_guards.py::test_without_a_canary_the_other_guards_stand",
+    "guards__canary_most": "test_guards.py::test_a_candidate_that_looks_worse_is_compared_on_more_images",
     "guards__margin": "test_guards.py::test_a_candidate_that_the_canary_does_not_survive",
     "guards__disagreement": "test_guards.py::test_weights_that_act_on_the_stream_alone_are_found",
     "guards__collapse": "test_guards.py::test_a_collapsed_prediction_is_blamed_on_the_weights_if_the_source_sees_more",

@@ -33,6 +33,7 @@ CPU = torch.device("cpu")
 STRICT = {
     "every": 1,
     "canary": 3,
+    "canary_most": 3,
     "margin": 1.0,
     "disagreement": 1.0,
     "collapse": 1.0,

@@ -12,7 +12,8 @@ class GuardSettings(SlotModel):
 
     A frame that shows nothing is answered by the source network, and the method never sees it.
 
-    Every ``every``-th step is scored on ``canary`` labelled source images in the look of the stream (0: none). It fails
+    Every ``every``-th step is scored on ``canary`` labelled source images in the look of the stream (0: none), and if
+    it looks worse there than the source network, on up to ``canary_most`` of them. It fails
     more than ``margin`` points of mIoU below the source network, or where its agreement with the source network is
     lower on the stream than on the canary by more than ``disagreement``. A prediction with less than ``collapse``
     classes in effect has collapsed. A failure multiplies the learning rate by ``rate_factor``. From then on each
@@ -22,6 +23,7 @@ class GuardSettings(SlotModel):
 
     every: int = Field(default=16, ge=1)
     canary: int = Field(default=3, ge=0, le=64)
+    canary_most: int = Field(default=12, ge=1, le=64)
     margin: NotNegative = 2.0
     disagreement: Share = 0.3
     collapse: float = Field(default=1.2, ge=1.0)
