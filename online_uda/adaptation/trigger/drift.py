@@ -6,9 +6,9 @@ set, and answers within frames, so that visits of tens of frames are long enough
 While the stream is near the source, only leaving it counts as a change: a cumulative sum (Page, "Continuous inspection
 schemes", Biometrika 1954) of the log distance beyond the limit, which leaves at once for a storm and takes its time
 over a lorry that fills the view. Far from the source, a change is a step of the log distance, tested with a window of
-recent frames against the frames since the last change. A domain's effect on the features varies with the scene in
-proportion to its strength, hence the logarithm; how much it varies is calibrated on corrupted source images and
-corrected on the stream.
+recent frames against the frames since the last change, or a step of the signature from one few frames to the next
+(`SignatureStep`). A domain's effect on the features varies with the scene in proportion to its strength, hence the
+logarithm; how much it varies is calibrated on corrupted source images and corrected on the stream.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from online_uda.adaptation.replay.buffer import ReplayBuffer
+from online_uda.adaptation.trigger.signature_step import SignatureStep
 from online_uda.adaptation.trigger.source_distance import SourceDistance
 from online_uda.adaptation.trigger.source_statistics import SourceSample, sample_source, stage_statistics
 from online_uda.errors import UserError
@@ -67,6 +68,8 @@ class DriftDetector:
         reference_frames: Length of the memory of the current domain.
         step: Smallest step of the log distance that is a change, in noise levels. Smaller finds gentler steps between
             far domains, and announces more that are none; learning does not depend on it.
+        turn_quantile: Share of the signature's differences inside a far domain that must not count as a change.
+        turn_window: Frames on each side of such a step.
         leave_evidence: Sum of the log distance beyond the limit at which the stream has left the source.
         return_evidence: Sum of the log distance below the nearer limit at which it is back.
         far_quantile: Share of unseen source frames that must lie nearer than the limit; the false-alarm setting.
@@ -82,6 +85,8 @@ class DriftDetector:
         window: int = 5,
         reference_frames: int = 20,
         step: float = 2.0,
+        turn_quantile: float = 0.9997,
+        turn_window: int = 3,
         leave_evidence: float = 1.5,
         return_evidence: float = 0.5,
         far_quantile: float = 0.975,
@@ -91,6 +96,10 @@ class DriftDetector:
             raise UserError(
                 f"drift detector: window must be at least 1 and reference_frames at least the window, got {window} and "
                 f"{reference_frames}"
+            )
+        if turn_window < 1 or not 0.0 < turn_quantile < 1.0:
+            raise UserError(
+                f"drift detector: needs turn_window >= 1 and 0 < turn_quantile < 1, got {turn_window}, {turn_quantile}"
             )
         if not 0.0 < near_quantile <= far_quantile < 1.0:
             raise UserError(
@@ -109,6 +118,7 @@ class DriftDetector:
         self.far_quantile = far_quantile
         self.near_quantile = near_quantile
         self.source: SourceDistance | None = None
+        self._turn = SignatureStep(turn_window, turn_quantile)
         self.reset()
 
     def reset(self) -> None:
@@ -119,6 +129,7 @@ class DriftDetector:
         self._noise_frames = 0.0
         self._quiet = 0
         self._evidence = 0.0
+        self._turn.reset()
         self._start_domain()
 
     def _start_domain(self) -> None:
@@ -159,9 +170,11 @@ class DriftDetector:
             self._far = not self._far
             self._evidence = 0.0
             self._start_domain()
+            self._turn.start_domain()
             detected, nearer = self._quiet == 0, not self._far
         else:
-            step = self._step(distance) if self._far else 0.0
+            turn = self._turned(vector) if self._far else 0.0
+            step = turn or (self._step(distance) if self._far else 0.0)
             detected, nearer = step != 0.0, step < 0.0
         if detected:
             self._quiet = self.window + 1
@@ -216,6 +229,16 @@ class DriftDetector:
             return jump
         return 0.0
 
+    def _turned(self, vector: Tensor) -> float:
+        """The step of the signature if the domain has changed, else 0."""
+        assert self.source is not None
+        turn = self._turn.update(self.source.signature(vector.cpu()), self.source.scatter)
+        if turn == 0.0 or self._quiet > 0:
+            return 0.0
+        self._start_domain()
+        self._turn.keep_window()
+        return turn
+
     def state_dict(self) -> dict[str, Any]:
         """Calibration and stream memory, as tensors, numbers and lists; it does not grow with the stream."""
         return {
@@ -229,6 +252,7 @@ class DriftDetector:
             "noise_frames": self._noise_frames,
             "quiet": self._quiet,
             "evidence": self._evidence,
+            "turn": self._turn.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -253,6 +277,7 @@ class DriftDetector:
         self._noise_frames = float(state["noise_frames"])
         self._quiet = int(state["quiet"])
         self._evidence = float(state["evidence"])
+        self._turn.load_state_dict(state["turn"])
 
 
 def calibrate_from_buffer(network: Segmenter, buffer: ReplayBuffer, *, scale: float = 0.5) -> DriftDetector:
