@@ -93,7 +93,7 @@ class StreamLook:
     def watch(self, frames: Tensor, decision: Decision) -> None:
         """Takes a frame of the stream, and what the trigger said to it."""
         seen = self._look_at(frames)
-        if decision.detected or (self._now is not None and _jumped(seen, self._now)):
+        if decision.confirmed or (self._now is not None and _jumped(seen, self._now)):
             self._frames = 0
         self._frames += 1
         rate = max(self._rate, 1.0 / self._frames)

@@ -79,7 +79,7 @@ class DomainMemory:
             self._frames += 1
             rate = max(_MEAN_RATE, 1.0 / self._frames)
             self._mean = oldest if self._mean is None else torch.lerp(self._mean, oldest, rate)
-        if decision.detected:
+        if decision.confirmed:
             # The frames of the window have revealed the change: they are the new domain's, and the mean the old one's.
             self._change = (self._mean, torch.stack(self._window).mean(0), decision.far, decision.nearer)
             self._mean, self._frames = None, 0

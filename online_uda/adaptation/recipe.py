@@ -100,7 +100,7 @@ class Recipe(Composition):
         with self._autocast():
             decision = self._trigger.decide(frames, prediction)
         if self._replay is not None:
-            self._replay.observe(frames, changed=decision.detected)
+            self._replay.observe(frames, changed=decision.confirmed)
         if self._look is not None:
             self._look.watch(frames, decision)
         if self._fusion is not None:
@@ -110,7 +110,7 @@ class Recipe(Composition):
         self._gradients.watch(frames, prediction)
         if self._reservoir is not None:
             self._reservoir.watch(frames)
-        if decision.detected and self._step is not None:
+        if decision.confirmed and self._step is not None:
             self._step.shifted()
         if self._paused or (self._guard is not None and self._guard.resting):
             return replace(decision, learn=False, relax=False)
@@ -220,7 +220,7 @@ class Recipe(Composition):
         updated = learned is not None or absorbed
         moved_weights = updated or recalled
         if self._guard is not None and moved_weights:
-            yield from self._guard.review(frames, changed=decision.detected)
+            yield from self._guard.review(frames, changed=decision.confirmed)
         if moved_weights and self._answering.is_elsewhere:
             yield "publish"
             self.publish()

@@ -101,7 +101,7 @@ def test_haze_is_taken_away_as_far_as_the_stream_has_gone_the_way_of_haze() -> N
         shares.append(look.haze)
     assert shares[:2] == [0.0, 0.0], "far by night: no haze there"
     assert 0.0 < shares[2] <= shares[3] <= shares[5] == 0.8, "smoothed over frames"
-    look.watch(frame, Decision(True, distance=2.0, haze=0.1, detected=True))
+    look.watch(frame, Decision(True, distance=2.0, haze=0.1, confirmed=True))
     assert look.haze == 0.0
     look.watch(frame, Decision(False, distance=0.1, haze=2.0))
     assert look.haze == 0.0, "near the source nothing is taken"
@@ -131,7 +131,7 @@ def test_without_haze_a_frame_is_moved_alone() -> None:
     for look in (plain, taking):
         look.watch(night, Decision(True, distance=2.0, haze=0.0))
     assert torch.equal(plain(night), taking(night))
-    taking.watch(night, Decision(True, distance=2.0, haze=2.0, detected=True))
+    taking.watch(night, Decision(True, distance=2.0, haze=2.0, confirmed=True))
     assert not torch.equal(plain(night), taking(night))
 
 
@@ -140,7 +140,7 @@ def test_a_change_starts_the_look_afresh() -> None:
     remembers, starts_afresh = look_of(), look_of()
     for look, detected in ((remembers, False), (starts_afresh, True)):
         shown(look, iter([dark] * 30), FAR)
-        look.watch(bright, Decision(True, distance=2.0, detected=detected))
+        look.watch(bright, Decision(True, distance=2.0, confirmed=detected))
     fresh = look_of()
     fresh.watch(bright, FAR)
     assert torch.equal(starts_afresh(bright), fresh(bright))
@@ -158,7 +158,7 @@ def test_a_sudden_cut_to_another_light_is_moved_by_its_own_look_at_once() -> Non
     assert torch.equal(look(night), fresh(night))
     close = (foggy - 0.05).clamp(0, 1)
     shown(look, iter([foggy] * 10), FAR)
-    fresh.watch(close, Decision(True, distance=2.0, detected=True))
+    fresh.watch(close, Decision(True, distance=2.0, confirmed=True))
     assert not torch.equal(look(close), fresh(close))  # a drift is followed, not jumped to
 
 

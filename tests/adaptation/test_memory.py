@@ -39,7 +39,7 @@ class Town:
             changed = frame == 2
             self.memory.watch(
                 Decision(
-                    place > 1.0, detected=changed, nearer=nearer, far=place > 1.0, signature=torch.tensor([place, 0.0])
+                    place > 1.0, confirmed=changed, nearer=nearer, far=place > 1.0, signature=torch.tensor([place, 0.0])
                 )
             )
             if changed:
@@ -211,7 +211,7 @@ class Script:
         self.frame += 1
         far = part % 2 == 1
         place = torch.tensor([2.0 if far else 0.2])
-        return Decision(far, relax=not far, detected=within == 0 and part > 0, far=far, signature=place)
+        return Decision(far, relax=not far, confirmed=within == 0 and part > 0, far=far, signature=place)
 
     def state_dict(self) -> dict[str, Any]:
         """Unused."""

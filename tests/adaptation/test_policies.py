@@ -110,6 +110,11 @@ class Word:
     detected: bool
     nearer: bool = False
 
+    @property
+    def confirmed(self) -> bool:
+        """These are sure of what they say."""
+        return self.detected
+
 
 class ScriptedDetector:
     """Says far, near, far and remembers what it was shown."""
@@ -132,9 +137,9 @@ def test_drift_learns_far_from_the_source_and_relaxes_near_it() -> None:
     policy = DriftPolicy(network, ScriptedDetector(), 0.5)  # type: ignore[arg-type]
     decisions = [policy.decide(frame, network(frame)) for frame in stream(3)]
     assert decisions == [
-        Decision(True, relax=False, signal=4.5, detected=True, distance=4.5, far=True),
+        Decision(True, relax=False, signal=4.5, detected=True, confirmed=True, distance=4.5, far=True),
         Decision(False, relax=True, signal=0.5, detected=False, distance=0.5),
-        Decision(True, relax=False, signal=2.0, detected=True, nearer=True, distance=2.0, far=True),
+        Decision(True, relax=False, signal=2.0, detected=True, confirmed=True, nearer=True, distance=2.0, far=True),
     ]
 
 

@@ -239,7 +239,7 @@ def test_restart_acts_before_the_step_at_a_change_back_towards_the_source(restar
     frames = list(stream(2))
     slots = {"optimizer": {"name": "sgd", "learning_rate": 0.01, "momentum": 0.0}}
     settings = settings_of({**TENT, **slots}, anchor={"restart": restart})
-    script = (Decision(True), Decision(True, detected=True, nearer=True))
+    script = (Decision(True), Decision(True, confirmed=True, nearer=True))
     recipe = make_recipe(settings, trained("layernorm"), trigger=Scripted(*script))
     source = copy_of(recipe.student)
     recipe.observe(frames[0], recipe.predict(frames[0]))
@@ -301,7 +301,7 @@ def test_a_resting_trigger_leaves_everything_but_passes_its_word_on() -> None:
 def test_a_detected_change_starts_the_style_afresh() -> None:
     looks = []
     for detected in (False, True):
-        script = (Decision(True), Decision(True), Decision(True, detected=detected))
+        script = (Decision(True), Decision(True), Decision(True, confirmed=detected))
         recipe = make_recipe(settings_of(REPLAY), trained("layernorm"), trigger=Scripted(*script))
         play(recipe, stream(2, haze=0.1))
         play(recipe, stream(1, haze=0.9))

@@ -90,7 +90,7 @@ def test_warm_up_rises_in_a_line_and_begins_anew_after_a_shift() -> None:
         "scope": {"parameters": "all"}, "objectives": {"entropy": {}},
         "optimizer": {"name": "sgd", "learning_rate": 0.1, "warm_up": 2, "warm_up_ratio": 0.5, "head_factor": 10},
     })  # fmt: skip
-    trigger = Scripted(*[Decision(True)] * 3, Decision(True, detected=True), Decision(True))
+    trigger = Scripted(*[Decision(True)] * 3, Decision(True, confirmed=True), Decision(True))
     recipe = make_recipe(settings, trained("batchnorm"), trigger=trigger)
     rates = [report.learning_rate for report in play(recipe, stream(6))]
     assert rates == pytest.approx([0.05, 0.075, 0.1, 0.05, 0.075, 0.1])

@@ -106,10 +106,24 @@ def test_steps_between_far_domains_are_found_and_their_levels_are_quiet() -> Non
 
 def test_a_change_says_whether_it_leads_back_to_the_source() -> None:
     reports = play(detector(), scattered([0.0, 100.0, 25.0, 100.0, 0.0], 40, seed=3))
-    assert [(frame // 40, reports[frame].nearer) for frame in found(reports)] == [
+    sure = [frame for frame, report in enumerate(reports) if report.confirmed]
+    assert [(frame // 40, reports[frame].nearer) for frame in sure] == [
         (1, False), (2, True), (3, False), (4, True),
     ]  # fmt: skip
-    assert not any(report.nearer for report in reports if not report.detected)
+    assert not any(report.nearer for report in reports if not report.confirmed)
+
+
+def test_a_turn_is_told_at_once_and_confirmed_by_the_distance_or_never() -> None:
+    """The shift changes its axis and keeps its size; then it grows."""
+    vectors = scattered([40.0, 40.0, 80.0], 40, seed=3, scatter=0.02)
+    vectors[40:80] += 40.0 * (torch.roll(SHIFT, 1) - SHIFT)
+    reports = play(detector(), vectors)
+    told = found(reports)
+    sure = [frame for frame, report in enumerate(reports) if report.confirmed]
+    assert [frame // 40 for frame in told] == [0, 1, 2]
+    assert [frame // 40 for frame in sure] == [0, 2]
+    assert told[1] <= 43
+    assert told[2] <= sure[1]
 
 
 def test_a_long_far_domain_is_seldom_called_new() -> None:

@@ -21,8 +21,9 @@ class Decision:
         mix_ratio: ClassMix ratio; None leaves the near value of the mixing slot.
         relax: Whether the method should go back towards the source network while it rests.
         signal: Domain-distance signal of the frame; None without one.
-        detected: Whether a domain change was found at this frame.
-        nearer: Whether the detected change leads back towards the source.
+        detected: Whether a domain change was found at this frame, for people to be told.
+        confirmed: Whether it is sure enough to act on; it may follow some frames after `detected`, or never.
+        nearer: Whether the confirmed change leads back towards the source.
         distance: How far the stream is from the source, 1 being the limit of its domain; None if nothing tells.
         far: Whether something measures it and finds the stream far.
         haze: How far it is along the way that haze takes the source, in the same unit; None if nothing tells.
@@ -35,6 +36,7 @@ class Decision:
     relax: bool = False
     signal: float | None = None
     detected: bool = False
+    confirmed: bool = False
     nearer: bool = False
     distance: float | None = None
     far: bool = False

@@ -46,14 +46,17 @@ class DriftReport:
     Attributes:
         distance: Median distance from the source over the last frames; 1 is the limit of the source domain.
         far: Whether the stream has left the source domain; it stays far until it is clearly back.
-        detected: Whether a change of domain was found at this frame.
+        detected: Whether a change of domain was found at this frame; told once.
+        confirmed: Whether the distance shows a change at this frame. A turn alone is told, but moves no weights: inside
+            a domain, where the trigger sees one now and then, that costs more than it wins at a true one.
         strength: How far beyond the limit, from 0 at the limit to 1 at twice the limit.
-        nearer: Whether the detected change leads back towards the source.
+        nearer: Whether the confirmed change leads back towards the source.
     """
 
     distance: float
     far: bool
     detected: bool
+    confirmed: bool
     strength: float
     nearer: bool = False
 
@@ -128,6 +131,7 @@ class DriftDetector:
         self._noise_sum = 0.0
         self._noise_frames = 0.0
         self._quiet = 0
+        self._told = 0
         self._evidence = 0.0
         self._turn.reset()
         self._start_domain()
@@ -163,7 +167,7 @@ class DriftDetector:
             )
         distance = self.source(vector.cpu()) if bool(vector.isfinite().all()) else math.nan
         if not math.isfinite(distance):
-            return self._report(detected=False)
+            return self._report()
         self._recent = [*self._recent, distance][-self.window :]
         self._quiet = max(self._quiet - 1, 0)
         if self._crossed(distance):
@@ -171,14 +175,16 @@ class DriftDetector:
             self._evidence = 0.0
             self._start_domain()
             self._turn.start_domain()
-            detected, nearer = self._quiet == 0, not self._far
+            turned, confirmed, nearer = False, self._quiet == 0, not self._far
         else:
-            turn = self._turned(vector) if self._far else 0.0
-            step = turn or (self._step(distance) if self._far else 0.0)
-            detected, nearer = step != 0.0, step < 0.0
-        if detected:
+            turned = self._far and self._turn.update(self.source.signature(vector.cpu()), self.source.scatter)
+            step = self._step(distance) if self._far else 0.0
+            confirmed, nearer = step != 0.0, step < 0.0
+        if confirmed:
             self._quiet = self.window + 1
-        return self._report(detected=detected, nearer=detected and nearer)
+        detected = (confirmed or turned) and self._told == 0
+        self._told = self.window + 1 if detected else max(self._told - 1, 0)
+        return self._report(detected=detected, confirmed=confirmed, nearer=confirmed and nearer)
 
     def signature(self, vector: Tensor) -> Tensor | None:
         """`SourceDistance.signature` of a frame's statistics; None where they are not finite."""
@@ -186,9 +192,9 @@ class DriftDetector:
             return None
         return self.source.signature(vector.cpu())
 
-    def _report(self, *, detected: bool, nearer: bool = False) -> DriftReport:
+    def _report(self, *, detected: bool = False, confirmed: bool = False, nearer: bool = False) -> DriftReport:
         distance = statistics.median(self._recent) if self._recent else 0.0
-        return DriftReport(distance, self._far, detected, min(max(distance - 1.0, 0.0), 1.0), nearer)
+        return DriftReport(distance, self._far, detected, confirmed, min(max(distance - 1.0, 0.0), 1.0), nearer)
 
     def _crossed(self, distance: float) -> bool:
         """Page's cumulative sum towards the other side of the limit."""
@@ -229,16 +235,6 @@ class DriftDetector:
             return jump
         return 0.0
 
-    def _turned(self, vector: Tensor) -> float:
-        """The step of the signature if the domain has changed, else 0."""
-        assert self.source is not None
-        turn = self._turn.update(self.source.signature(vector.cpu()), self.source.scatter)
-        if turn == 0.0 or self._quiet > 0:
-            return 0.0
-        self._start_domain()
-        self._turn.keep_window()
-        return turn
-
     def state_dict(self) -> dict[str, Any]:
         """Calibration and stream memory, as tensors, numbers and lists; it does not grow with the stream."""
         return {
@@ -251,6 +247,7 @@ class DriftDetector:
             "noise_sum": self._noise_sum,
             "noise_frames": self._noise_frames,
             "quiet": self._quiet,
+            "told": self._told,
             "evidence": self._evidence,
             "turn": self._turn.state_dict(),
         }
@@ -276,6 +273,7 @@ class DriftDetector:
         self._noise_sum = float(state["noise_sum"])
         self._noise_frames = float(state["noise_frames"])
         self._quiet = int(state["quiet"])
+        self._told = int(state["told"])
         self._evidence = float(state["evidence"])
         self._turn.load_state_dict(state["turn"])
 

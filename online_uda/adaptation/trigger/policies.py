@@ -50,7 +50,14 @@ class HamletPolicy:
         change = self._detector.update(signal)
         if change is not None:
             self._budget.on_change(change)
-        return Decision(plan.train, plan.lr, plan.mix_ratio, signal=signal, detected=change is not None)
+        return Decision(
+            plan.train,
+            plan.lr,
+            plan.mix_ratio,
+            signal=signal,
+            detected=change is not None,
+            confirmed=change is not None,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """See `TriggerPolicy.state_dict`."""
@@ -85,7 +92,7 @@ class DriftPolicy:
             features = None if self.first_stage is None else self.first_stage(shrunk(frames, self._scale))
             statistics = stage_statistics(self._source, frames, scale=self._scale, features=features)
         report = self._detector.update(statistics)
-        self._waited = 0 if report.detected or not report.far else (self._waited + 1) % self._every
+        self._waited = 0 if report.confirmed or not report.far else (self._waited + 1) % self._every
         learn = report.far and self._waited == 0
         signature = self._detector.signature(statistics)
         return Decision(
@@ -93,6 +100,7 @@ class DriftPolicy:
             relax=not report.far,
             signal=report.distance,
             detected=report.detected,
+            confirmed=report.confirmed,
             nearer=report.nearer,
             distance=report.distance,
             far=report.far,

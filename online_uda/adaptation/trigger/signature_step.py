@@ -55,11 +55,7 @@ class SignatureStep:
         """Forgets the frames of the present domain, not how much they varied."""
         self._frames: list[Tensor] = []
 
-    def keep_window(self) -> None:
-        """A domain has just begun, and the last window is of it."""
-        self._frames = self._frames[-self.window :]
-
-    def update(self, signature: Tensor, relative_variance: float) -> float:
+    def update(self, signature: Tensor, relative_variance: float) -> bool:
         """Takes the signature of one frame.
 
         Args:
@@ -67,16 +63,16 @@ class SignatureStep:
             relative_variance: Calibrated variance of a shift's size inside a domain, relative to the size.
 
         Returns:
-            The step as a share of the signature's length, negative if the signature became shorter; 0 for none.
+            Whether the last window differs from the one before it by more than a domain's own frames do.
         """
         self._frames = [*self._frames, signature][-2 * self.window :]
         if len(self._frames) < 2 * self.window:
-            return 0.0
+            return False
         stacked = torch.stack(self._frames)
         before, now = stacked[: self.window].mean(0), stacked[self.window :].mean(0)
         length = float(before.norm())
         if length == 0.0:
-            return 0.0
+            return False
         moved, axes = (now - before) / length, len(signature)
         if self._scatter is None:
             self._scatter = torch.zeros(axes, axes, dtype=torch.float64)
@@ -90,9 +86,7 @@ class SignatureStep:
         if self._count > _MEMORY_FRAMES:
             self._scatter = self._scatter * (_MEMORY_FRAMES / self._count)
             self._count = _MEMORY_FRAMES
-        if surprise <= limit:
-            return 0.0
-        return float(moved.norm()) * (1.0 if now.norm() >= before.norm() else -1.0)
+        return surprise > limit
 
     def state_dict(self) -> dict[str, Any]:
         """Frames and covariance; it does not grow with the stream."""
