@@ -12,7 +12,7 @@ from streams.city import _env as E
 from streams.city import _meshes as meshes
 from streams.city import _prims as P
 from streams.city import _raster as R
-from streams.city import _shade
+from streams.city import _fill, _shade
 from streams.city._math import TILE, key_of, mix, noise_tile
 from streams.city.camera import Pose, camera_pose, draw_motion, intrinsics
 from streams.city.layout import build_block, crossing
@@ -103,7 +103,8 @@ class Drive:
         visible = visible[: R.prepare(prims, camera, env[E.SUN : E.SUN + 3], width, height, np.empty((16, 3)), visible)]
         zinv = np.zeros((R.GRID * height, R.GRID * width), np.float32)
         ids = np.full(zinv.shape, -1, np.int32)
-        R.draw(visible, np.argsort(visible[:, R.NEAREST], kind="stable"), prims, _TILE, zinv, ids)
+        nearest_first = np.argsort(visible[:, R.NEAREST], kind="stable")
+        _fill.draw(visible, nearest_first, prims, _TILE, zinv, ids, np.empty((_fill.ROWS_OF_SCRATCH, zinv.shape[1])))
         light = np.ones((height, width), np.float32)
         R.draw_shadows(decals, camera, light, 70.0)
         image = np.empty((height, width, 3), np.uint8)

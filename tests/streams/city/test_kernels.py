@@ -130,7 +130,8 @@ def test_one_box_covers_the_pixels_that_projection_says() -> None:
     assert R.prepare(prims, camera, np.array([0.0, 1.0, 0.0]), width, height, np.empty((16, 3)), visible) == 1
     zinv = np.zeros((2 * height, 2 * width), np.float32)
     ids = np.full(zinv.shape, -1, np.int32)
-    R.draw(visible, np.array([0]), prims, M.noise_tile(), zinv, ids)
+    work = np.empty((_fill.ROWS_OF_SCRATCH, zinv.shape[1]))
+    _fill.draw(visible, np.array([0]), prims, M.noise_tile(), zinv, ids, work)
     drawn = ids >= 0
     rows, columns = np.nonzero(drawn)
     assert (columns.min(), columns.max()) == (2 * (60 - 20), 2 * (60 + 20) - 1)
