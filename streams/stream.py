@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from streams.sources.folder import FolderSource, scan_folder
 from streams.sources.images import FrameFault
 from streams.sources.town import TOWN_SIZE, TownSource, route_seed
 from streams.weather import CLEAR, Weather, WeatherStream, parse_weather
+from streams.weather.view import SceneStatistics
 
 
 class Source(Protocol):
@@ -99,7 +101,7 @@ class Stream:
         self._groups: list[WorkerGroup] = []
         self._cap = frames
         self._folders: dict[str, FolderSource] = {}
-        self._datasets: dict[DatasetSettings, DatasetSource] = {}
+        self._datasets: dict[DatasetSettings, tuple[DatasetSource, DatasetSource]] = {}  # and the same with depth
         self.visits = self._plan(frames)
         self._workers: list[Worker[StreamItem]] = []
 
@@ -246,9 +248,9 @@ class Stream:
         """One source a part of a data set; depth is read where there is weather to render."""
         assert visit.dataset is not None
         if visit.dataset not in self._datasets:
-            self._datasets[visit.dataset] = DatasetSource(visit.dataset.scan(), self.classes, self._size)
-        source = self._datasets[visit.dataset]
-        return source.with_depth() if visit.weather else source
+            bare = DatasetSource(visit.dataset.scan(), self.classes, self._size)
+            self._datasets[visit.dataset] = bare, bare.with_depth()
+        return self._datasets[visit.dataset][bool(visit.weather)]
 
     def _items(self, start: int) -> Iterator[StreamItem]:
         return map(self.maker(), range(start, len(self)))
@@ -256,6 +258,7 @@ class Stream:
     def maker(self) -> Callable[[int], StreamItem]:
         """What makes an item from its index; opens a visit when it first meets one of its frames."""
         towns: dict[int, TownSource] = {}  # of this maker alone: a drive may keep scratch memory
+        known: _KnownStatistics = WeakKeyDictionary()
         player: _VisitPlayer | None = None
 
         def make(index: int) -> StreamItem:
@@ -263,7 +266,7 @@ class Stream:
             if player is None or not player.holds(index):
                 plan = next(plan for plan in self.visits if plan.first <= index < plan.first + plan.frames)
                 visit = self.schedule.visits[plan.visit]
-                player = _VisitPlayer(plan, visit, self._source(plan, visit, towns), self.seed, self.fps)
+                player = _VisitPlayer(plan, visit, self._source(plan, visit, towns), self.seed, self.fps, known)
             return player.item(index)
 
         return make
@@ -281,10 +284,19 @@ class Stream:
         return towns[seed]
 
 
-class _VisitPlayer:
-    """Items of one visit; the weather's scene statistics come from the visit's first readable frame."""
+_KnownStatistics: TypeAlias = WeakKeyDictionary[Source, SceneStatistics]
 
-    def __init__(self, plan: VisitPlan, visit: Visit, source: Source, seed: int, fps: float) -> None:
+
+class _VisitPlayer:
+    """Items of one visit; the weather's scene statistics come from its first readable frame.
+
+    Every visit of a source begins with the same frame, so that all of them share what ``known`` holds of it.
+    """
+
+    def __init__(
+        self, plan: VisitPlan, visit: Visit, source: Source, seed: int, fps: float, known: _KnownStatistics
+    ) -> None:
+        self._known = known
         self._plan = plan
         self._source = source
         self._seed = seed
@@ -313,9 +325,10 @@ class _VisitPlayer:
         if not self._weather.effects:
             return scene.image, label
         if self._segment is None:
-            first = self._first_scene(scene)
+            first = self._known.get(self._source) or self._first_scene(scene)
             speed = self._source.speed_mps
             self._segment = WeatherStream(self._weather, self._seed, first, ego_speed_mps=speed)
+            self._known[self._source] = self._segment.statistics
         # The stream's clock, not the visit's: the same road under the same rain twice meets other drops.
         progress = (index - self._plan.first) / max(1, self._plan.frames - 1)
         image, _ = self._segment.render(scene, frame_index=index, t_seconds=timestamp_s, progress=progress)

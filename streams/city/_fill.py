@@ -64,9 +64,7 @@ def _fill_solid(zs: NDArray[np.float32], keys: NDArray[np.int32], key: int, firs
 
 
 @inlined
-def _count_seen(
-    zs: NDArray[np.float32], nears: NDArray[np.float64], first: int, za: float, zrow: float
-) -> int:
+def _count_seen(zs: NDArray[np.float32], nears: NDArray[np.float64], first: int, za: float, zrow: float) -> int:
     """Write 1/z of a row to ``nears``; returns how many samples are nearer than what is there."""
     seen = 0
     for i in range(zs.shape[0]):

@@ -223,25 +223,35 @@ def _develop(
 
     Args:
         env: Numbers of the drive.
-        lit: ``(3, W)`` red, green and blue of a row; a whole row at once compiles to vector instructions.
+        lit: ``(4, W)`` red, green and blue of a row, and scratch space; overwritten.
         grain: ``(TILE,)`` noise of the row.
         grain_x: Column of ``grain`` at the left edge.
         ny: Height of the row in the image, -1 to 1.
         pixels: ``(W, 3)``, filled.
     """
     width = pixels.shape[0]
-    chroma = env[E.SATURATION] * env[E.CONTRAST]
+    red, green, blue, shot = lit[0], lit[1], lit[2], lit[3]
+    for col in range(width):
+        shot[col] = grain[(col + grain_x) & 255]
+    # Out of the loop by hand: for all the compiler knows, writing a pixel may change them.
+    warm, noisy, contrast = env[E.WARM], env[E.GRAIN], env[E.CONTRAST]
+    exposure, falloff = env[E.EXPOSURE], 0.5 * env[E.VIGNETTE]
+    chroma = env[E.SATURATION] * contrast
     for col in range(width):
         nx = (2.0 * (col + 0.5) - width) / width
-        gain = env[E.EXPOSURE] * (1.0 - 0.5 * env[E.VIGNETTE] * (nx * nx + ny * ny))
-        r = lit[0, col] * (gain * (1.0 + env[E.WARM]))
-        g = lit[1, col] * gain
-        b = lit[2, col] * (gain * (1.0 - env[E.WARM]))
+        gain = exposure * (1.0 - falloff * (nx * nx + ny * ny))
+        r = red[col] * (gain * (1.0 + warm))
+        g = green[col] * gain
+        b = blue[col] * (gain * (1.0 - warm))
         grey = 0.30 * r + 0.59 * g + 0.11 * b
-        bright = (grey - 110.0) * env[E.CONTRAST] + 110.0 + env[E.GRAIN] * grain[(col + grain_x) & 255]
-        pixels[col, 0] = np.uint8(clamp(bright + (r - grey) * chroma, 0.0, 255.0))
-        pixels[col, 1] = np.uint8(clamp(bright + (g - grey) * chroma, 0.0, 255.0))
-        pixels[col, 2] = np.uint8(clamp(bright + (b - grey) * chroma, 0.0, 255.0))
+        bright = (grey - 110.0) * contrast + 110.0 + noisy * shot[col]
+        red[col] = clamp(bright + (r - grey) * chroma, 0.0, 255.0)
+        green[col] = clamp(bright + (g - grey) * chroma, 0.0, 255.0)
+        blue[col] = clamp(bright + (b - grey) * chroma, 0.0, 255.0)
+    for col in range(width):  # apart: interleaved bytes would keep the loop above from becoming vector instructions
+        pixels[col, 0] = np.uint8(np.int32(red[col]))
+        pixels[col, 1] = np.uint8(np.int32(green[col]))
+        pixels[col, 2] = np.uint8(np.int32(blue[col]))
 
 
 @kernel
@@ -256,7 +266,7 @@ def resolve(
 
     A pixel's colour is the mean over its samples; its label is the one that most samples carry (the nearer on a tie),
     and its depth is that of the surface with this label at the pixel's centre. ``work`` ``(5, 4)`` and ``lit``
-    ``(3, W)`` are scratch space.
+    ``(4, W)`` are scratch space.
     """
     height, width = label.shape
     keys, counts, nears, labels, depths = work[0], work[1], work[2], work[3], work[4]

@@ -99,9 +99,7 @@ def _rider(u: float, v: float, q: float, pedal_a: float, pedal_v: float, motor: 
         return HAIR if hy > -0.01 or motor else SKIN
     if v > sh_v + 0.14:
         return 0
-    if v > hip_v - 0.16 and near_segment(
-        u, v, hip_a * q, hip_v + 0.04, sh_a * q, sh_v - 0.06, 0.135 + 0.055 * front
-    ):
+    if v > hip_v - 0.16 and near_segment(u, v, hip_a * q, hip_v + 0.04, sh_a * q, sh_v - 0.06, 0.135 + 0.055 * front):
         return TOP
     for side in (-1.0, 1.0):
         if v < hand_v - 0.07:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.city import _env as E
+from streams.city import _fill, _shade
 from streams.city import _meshes as meshes
 from streams.city import _prims as P
 from streams.city import _raster as R
-from streams.city import _fill, _shade
 from streams.city._math import TILE, key_of, mix, noise_tile
 from streams.city.camera import Pose, camera_pose, draw_motion, intrinsics
 from streams.city.layout import build_block, crossing
@@ -113,7 +113,7 @@ class Drive:
         spot = mix(self._key & 0x7FFFFFFF, t)
         _shade.resolve(
             env, lots, crossings, _TILE, prims, visible, camera, zinv, ids, light, _GRAIN, spot & 255, spot >> 8 & 255,
-            np.empty((5, 4)), np.empty((3, width)), image, label, depth,
+            np.empty((5, 4)), np.empty((4, width)), image, label, depth,
         )  # fmt: skip
         return Scene(image, label, depth, self.intrinsics)
 
