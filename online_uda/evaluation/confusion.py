@@ -91,7 +91,9 @@ def confusion_matrix(label: IdMap, prediction: IdMap, classes: int) -> Matrix:
         on_device = torch.as_tensor(prediction, device=None if _is_tensor(prediction) else label.device)
         joint = _joint_histogram_torch(torch.as_tensor(label, device=on_device.device), on_device)
     else:
-        truth, predicted = _as_bytes(label, "label").ravel(), _as_bytes(prediction, "prediction").ravel()
+        truth, predicted = (
+            _as_bytes(np.asarray(ids), what).ravel() for ids, what in ((label, "label"), (prediction, "prediction"))
+        )
         matrix = _histogram_numpy(truth, predicted, classes)
         if not truth.size or (
             predicted.max() < classes and matrix.sum() + np.count_nonzero(truth == IGNORE_ID) == truth.size

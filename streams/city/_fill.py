@@ -70,7 +70,7 @@ def _count_seen(zs: NDArray[np.float32], nears: NDArray[np.float64], first: int,
     for i in range(zs.shape[0]):
         near = np.float32(za * ((np.float64(first + i) + 0.5) / R.GRID) + zrow)
         nears[i] = near
-        seen += np.int32(near > zs[i])
+        seen += 1 if near > zs[i] else 0
     return seen
 
 

@@ -46,8 +46,9 @@ class WeatherStream:
         self.seed = seed
         self.ego_speed_mps = ego_speed_mps
         self.sky_id = sky_id
-        known = isinstance(segment_first, SceneStatistics)
-        self.statistics = segment_first if known else estimate_statistics(segment_first, sky_id)
+        self.statistics: SceneStatistics = (
+            segment_first if isinstance(segment_first, SceneStatistics) else estimate_statistics(segment_first, sky_id)
+        )
 
     def render(
         self, scene: Scene, *, frame_index: int, t_seconds: float, progress: float = 0.0
