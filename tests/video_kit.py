@@ -36,7 +36,7 @@ def number_of(image: NDArray[np.uint8]) -> int:
     height, width, _ = image.shape
     block = width // BITS
     middle = image[height // 6, block // 2 : BITS * block : block, 0]
-    return sum(int(value > 128) << bit for bit, value in enumerate(middle))
+    return int((middle > 128) @ (1 << np.arange(BITS)))
 
 
 def write_video(

@@ -93,7 +93,7 @@ def moves(name: str, kind: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ("channelnorm", "batchnorm"))
+@pytest.mark.parametrize("kind", ["channelnorm", "batchnorm"])
 @pytest.mark.parametrize("name", METHODS)
 def test_two_hundred_frames(name: str, kind: str) -> None:
     """Finite throughout; saved half-way and loaded, the rest is the same bit for bit; reset restores every bit."""
