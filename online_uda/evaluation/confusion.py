@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, TypeAlias
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,6 +41,8 @@ def _as_bytes(ids: NDArray[np.integer], what: str) -> NDArray[np.uint8]:
 
 def _histogram_numpy(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], size: int) -> Matrix:
     """``(size, size)`` counts of the pairs of flat ids below ``size``; pairs with a larger id are left out."""
+    import cv2  # here: reading reports and listing methods do without
+
     counts = np.zeros((size, size), dtype=np.int64)
     for start in range(0, truth.size, _STRIP_PIXELS):
         pair = [truth[start : start + _STRIP_PIXELS], predicted[start : start + _STRIP_PIXELS]]
