@@ -60,7 +60,7 @@ def write_video(
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = TICKS
-        stream.codec_context.options = {"crf": "10", "g": "5", "bf": "0", "preset": "ultrafast"}
+        stream.codec_context.options = {"crf": "10", "g": "5", "bf": "0"}
         stream.codec_context.thread_count = 1  # pictures this small are no work to share
         if rotation is not None:
             stream.set_display_rotation(rotation)
