@@ -3,56 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from streams._prefetch import Prefetcher, Worker
+from streams._visit import KnownStatistics, Source, VisitPlan, VisitPlayer
 from streams._workers import WorkerGroup, items_ahead
 from streams.datasets import DatasetSettings, DatasetSource
 from streams.errors import StreamError
-from streams.frame import ClassSet, Frame, Scene, StreamItem, Truth
+from streams.frame import ClassSet, StreamItem
 from streams.schedule import MAX_SIDE, MIN_SIDE, Schedule, Visit
 from streams.sources.folder import FolderSource, scan_folder
-from streams.sources.images import FrameFault
 from streams.sources.town import TOWN_SIZE, TownSource, route_seed
-from streams.weather import CLEAR, Weather, WeatherStream, parse_weather
-
-
-class Source(Protocol):
-    """Frames by index within a visit; the label is handed out apart from what the runtime may see.
-
-    Attributes:
-        size: Height and width of frames.
-        speed_mps: Forward speed of the camera; 0 where it is not known.
-    """
-
-    size: tuple[int, int]
-    speed_mps: float
-
-    def read(self, index: int) -> tuple[Scene, NDArray[np.uint8] | None]:
-        """Raises `FrameFault` for a frame that cannot be had, `StreamError` for a fault of the user's."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class VisitPlan:
-    """A domain visit as it will be played.
-
-    Attributes:
-        domain: Name of the domain.
-        visit: Position in the schedule, from 0.
-        first: Stream index of its first frame.
-        frames: Number of frames, bad ones included.
-    """
-
-    domain: str
-    visit: int
-    first: int
-    frames: int
 
 
 class Stream:
@@ -99,7 +62,7 @@ class Stream:
         self._groups: list[WorkerGroup] = []
         self._cap = frames
         self._folders: dict[str, FolderSource] = {}
-        self._datasets: dict[DatasetSettings, DatasetSource] = {}
+        self._datasets: dict[DatasetSettings, tuple[DatasetSource, DatasetSource]] = {}  # and the same with depth
         self.visits = self._plan(frames)
         self._workers: list[Worker[StreamItem]] = []
 
@@ -246,9 +209,9 @@ class Stream:
         """One source a part of a data set; depth is read where there is weather to render."""
         assert visit.dataset is not None
         if visit.dataset not in self._datasets:
-            self._datasets[visit.dataset] = DatasetSource(visit.dataset.scan(), self.classes, self._size)
-        source = self._datasets[visit.dataset]
-        return source.with_depth() if visit.weather else source
+            bare = DatasetSource(visit.dataset.scan(), self.classes, self._size)
+            self._datasets[visit.dataset] = bare, bare.with_depth()
+        return self._datasets[visit.dataset][bool(visit.weather)]
 
     def _items(self, start: int) -> Iterator[StreamItem]:
         return map(self.maker(), range(start, len(self)))
@@ -256,14 +219,15 @@ class Stream:
     def maker(self) -> Callable[[int], StreamItem]:
         """What makes an item from its index; opens a visit when it first meets one of its frames."""
         towns: dict[int, TownSource] = {}  # of this maker alone: a drive may keep scratch memory
-        player: _VisitPlayer | None = None
+        known: KnownStatistics = WeakKeyDictionary()
+        player: VisitPlayer | None = None
 
         def make(index: int) -> StreamItem:
             nonlocal player
             if player is None or not player.holds(index):
                 plan = next(plan for plan in self.visits if plan.first <= index < plan.first + plan.frames)
                 visit = self.schedule.visits[plan.visit]
-                player = _VisitPlayer(plan, visit, self._source(plan, visit, towns), self.seed, self.fps)
+                player = VisitPlayer(plan, visit, self._source(plan, visit, towns), self.seed, self.fps, known)
             return player.item(index)
 
         return make
@@ -279,54 +243,3 @@ class Stream:
             towns.clear()  # one town in memory at a time
             towns[seed] = TownSource(seed, self._size or TOWN_SIZE, self.fps)
         return towns[seed]
-
-
-class _VisitPlayer:
-    """Items of one visit; the weather's scene statistics come from the visit's first readable frame."""
-
-    def __init__(self, plan: VisitPlan, visit: Visit, source: Source, seed: int, fps: float) -> None:
-        self._plan = plan
-        self._source = source
-        self._seed = seed
-        self._fps = fps
-        self._weather: Weather = parse_weather(visit.weather) if visit.weather else CLEAR
-        self._segment: WeatherStream | None = None
-
-    def holds(self, index: int) -> bool:
-        """Whether the frame belongs to this visit."""
-        return self._plan.first <= index < self._plan.first + self._plan.frames
-
-    def item(self, index: int) -> StreamItem:
-        plan = self._plan
-        try:
-            scene, label = self._source.read(index - plan.first)
-        except FrameFault as fault:
-            return StreamItem(index, None, Truth(plan.domain, plan.visit, None), str(fault))
-        timestamp_s = index / self._fps
-        image, label = self._render(scene, label, index, timestamp_s)
-        return StreamItem(index, Frame(index, image, timestamp_s), Truth(plan.domain, plan.visit, label))
-
-    def _render(
-        self, scene: Scene, label: NDArray[np.uint8] | None, index: int, timestamp_s: float
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """The frame under the visit's weather, and its label without what the weather takes out of the scores."""
-        if not self._weather.effects:
-            return scene.image, label
-        if self._segment is None:
-            first = self._first_scene(scene)
-            speed = self._source.speed_mps
-            self._segment = WeatherStream(self._weather, self._seed, first, ego_speed_mps=speed)
-        # The stream's clock, not the visit's: the same road under the same rain twice meets other drops.
-        progress = (index - self._plan.first) / max(1, self._plan.frames - 1)
-        image, _ = self._segment.render(scene, frame_index=index, t_seconds=timestamp_s, progress=progress)
-        if label is not None:
-            label = self._segment.relabel(scene, label, frame_index=index, t_seconds=timestamp_s, progress=progress)
-        return image, label
-
-    def _first_scene(self, fallback: Scene) -> Scene:
-        for index in range(self._plan.frames):
-            try:
-                return self._source.read(index)[0]
-            except FrameFault:
-                continue
-        return fallback

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before numpy, torch and numba are imported
@@ -17,12 +19,35 @@ from PIL import Image  # noqa: E402
 FolderMaker = Callable[..., Path]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n 2`` and no ``--dist``, files stay together: what one trains or compiles is there for all its tests."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
+
+
 @pytest.fixture(autouse=True)
 def _one_torch_thread() -> None:
     """Results do not depend on the cores of the machine; torch is not imported for tests that do without it."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """A test outlives no power cut: what runs write for keeps reaches the disk some time later."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _freeze_what_is_imported() -> None:
+    """Puts modules out of the garbage collector's sight: runs collect, and past half a million objects that is slow."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

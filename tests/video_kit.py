@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import socket
 import threading
@@ -18,6 +19,7 @@ BITS = 12
 TICKS = Fraction(1, 90_000)
 
 
+@functools.lru_cache(maxsize=1 << BITS)
 def numbered(number: int, size: tuple[int, int] = (48, 64)) -> NDArray[np.uint8]:
     """A picture ``(H, W, 3)`` uint8 that shows ``number`` in a row of blocks on top, over a texture of its own."""
     height, width = size
@@ -34,7 +36,7 @@ def number_of(image: NDArray[np.uint8]) -> int:
     height, width, _ = image.shape
     block = width // BITS
     middle = image[height // 6, block // 2 : BITS * block : block, 0]
-    return sum(int(value > 128) << bit for bit, value in enumerate(middle))
+    return int((middle > 128) @ (1 << np.arange(BITS)))
 
 
 def write_video(
@@ -59,6 +61,7 @@ def write_video(
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = TICKS
         stream.codec_context.options = {"crf": "10", "g": "5", "bf": "0"}
+        stream.codec_context.thread_count = 1  # pictures this small are no work to share
         if rotation is not None:
             stream.set_display_rotation(rotation)
         moments = [index / fps if times is None else times[index] for index in range(count)]

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Matrix: TypeAlias = NDArray[np.int64]
 
-# Pixels counted at a time: bincount widens its input to int64, and a strip keeps that copy at 1 MiB for any frame size.
-_STRIP_PIXELS = 1 << 17
+# Pixels counted at a time: OpenCV gives its counts as float32, which is exact up to here.
+_STRIP_PIXELS = 1 << 24
 
 
 def _is_tensor(value: object) -> bool:
@@ -39,17 +39,16 @@ def _as_bytes(ids: NDArray[np.integer], what: str) -> NDArray[np.uint8]:
     return np.asarray(ids, dtype=np.uint8)
 
 
-def _joint_histogram_numpy(label: NDArray[np.integer], prediction: NDArray[np.integer]) -> Matrix:
-    truth, predicted = _as_bytes(label, "label").ravel(), _as_bytes(prediction, "prediction").ravel()
-    counts = np.zeros(256 * 256, dtype=np.int64)
+def _histogram_numpy(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], size: int) -> Matrix:
+    """``(size, size)`` counts of the pairs of flat ids below ``size``; pairs with a larger id are left out."""
+    import cv2  # here: reading reports and listing methods do without
+
+    counts = np.zeros((size, size), dtype=np.int64)
     for start in range(0, truth.size, _STRIP_PIXELS):
-        strip = slice(start, start + _STRIP_PIXELS)
-        pair = truth[strip].astype(np.uint16)
-        pair <<= 8
-        pair |= predicted[strip]
-        found = np.bincount(pair)
-        counts[: found.size] += found
-    return counts.reshape(256, 256)
+        pair = [truth[start : start + _STRIP_PIXELS], predicted[start : start + _STRIP_PIXELS]]
+        # Half the time of numpy's bincount, which widens what it counts to int64.
+        counts += cv2.calcHist(pair, [0, 1], None, [size, size], [0, size, 0, size]).astype(np.int64)
+    return counts
 
 
 def _joint_histogram_torch(label: torch.Tensor, prediction: torch.Tensor) -> Matrix:
@@ -90,10 +89,18 @@ def confusion_matrix(label: IdMap, prediction: IdMap, classes: int) -> Matrix:
     if _is_tensor(label) or _is_tensor(prediction):
         import torch
 
-        predicted = torch.as_tensor(prediction, device=None if _is_tensor(prediction) else label.device)
-        joint = _joint_histogram_torch(torch.as_tensor(label, device=predicted.device), predicted)
+        on_device = torch.as_tensor(prediction, device=None if _is_tensor(prediction) else label.device)
+        joint = _joint_histogram_torch(torch.as_tensor(label, device=on_device.device), on_device)
     else:
-        joint = _joint_histogram_numpy(np.asarray(label), np.asarray(prediction))
+        truth, predicted = (
+            _as_bytes(np.asarray(ids), what).ravel() for ids, what in ((label, "label"), (prediction, "prediction"))
+        )
+        matrix = _histogram_numpy(truth, predicted, classes)
+        if not truth.size or (
+            predicted.max() < classes and matrix.sum() + np.count_nonzero(truth == IGNORE_ID) == truth.size
+        ):
+            return matrix
+        joint = _histogram_numpy(truth, predicted, IGNORE_ID + 1)  # all ids, to say which are wrong
     # Every id pair was counted, so ids outside the class set show up here at no extra pass over the pixels.
     strangers = np.flatnonzero(joint[classes:IGNORE_ID].any(axis=1)) + classes
     if strangers.size:

@@ -144,12 +144,16 @@ def band(x: float, w: float, a: float, b: float) -> float:
 
 
 @inlined
-def segment_distance(x: float, y: float, ax: float, ay: float, bx: float, by: float) -> float:
-    """Distance of a point to a line segment."""
+def near_segment(x: float, y: float, ax: float, ay: float, bx: float, by: float, reach: float) -> bool:
+    """Whether a point lies less than ``reach`` >= 0 from a line segment."""
     dx = bx - ax
     dy = by - ay
-    t = ((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy + 1e-9)
-    t = min(max(t, 0.0), 1.0)
-    ex = x - ax - t * dx
-    ey = y - ay - t * dy
-    return math.sqrt(ex * ex + ey * ey)
+    px = x - ax
+    py = y - ay
+    length2 = dx * dx + dy * dy + 1e-9
+    # All lengths times length2: shapes ask this a dozen times a sample, and a division and a root are most of it.
+    along = min(max(px * dx + py * dy, 0.0), length2)
+    ex = px * length2 - along * dx
+    ey = py * length2 - along * dy
+    far = reach * length2
+    return ex * ex + ey * ey < far * far

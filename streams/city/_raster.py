@@ -1,4 +1,4 @@
-"""Visibility: projects polygons and fills a buffer of 2 x 2 samples a pixel with the nearest one.
+"""Visibility: projects the polygons that `_fill` draws into 2 x 2 samples a pixel, and darkens the ground below things.
 
 A polygon's depth and texture coordinates follow from its plane, so a sample stores only which polygon and which part
 of it is seen; colour is worked out later, once for each polygon that a pixel shows.
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from streams.city import _prims as P
 from streams.city._math import kernel
-from streams.city._shapes import part_at
 
 NEAR_M = 0.25
 GRID = 2  # samples a pixel, along each axis
@@ -164,72 +163,6 @@ def prepare(
         out[NEAREST] = max(nearest, NEAR_M)
         m += 1
     return m
-
-
-@kernel
-def draw(
-    visible: NDArray[np.float64], order: NDArray[np.int64], prims: NDArray[np.float64], tile: NDArray[np.float32],
-    zinv: NDArray[np.float32], ids: NDArray[np.int32],
-) -> None:  # fmt: skip
-    """Fill the sample buffers.
-
-    Args:
-        visible: Projected polygons from `prepare`.
-        order: Rows of ``visible``, nearest first.
-        prims: Polygon records.
-        tile: Noise tile.
-        zinv: ``(2H, 2W)`` float32, inverse depth of the nearest surface so far.
-        ids: ``(2H, 2W)`` int32, ``row of visible * PARTS + part``, -1 where nothing was drawn.
-    """
-    rows, columns = zinv.shape
-    for k in order:
-        w = visible[k]
-        p = prims[int(w[SOURCE])]
-        count = int(w[CORNERS])
-        cutout = p[P.MATERIAL] >= P.FIRST_CUTOUT
-        top, bottom = 1e9, -1e9
-        for c in range(count):
-            y = w[POINTS + 2 * c + 1]
-            top = min(top, y)
-            bottom = max(bottom, y)
-        row0 = max(0, math.ceil(top * GRID - 0.5))
-        row1 = min(rows - 1, math.floor(bottom * GRID - 0.5))
-        za, zb, zc = w[ZINV], w[ZINV + 1], w[ZINV + 2]
-        ua, ub, uc, ud = w[UMAP], w[UMAP + 1], w[UMAP + 2], w[UMAP + 3]
-        va, vb, vc, vd = w[VMAP], w[VMAP + 1], w[VMAP + 2], w[VMAP + 3]
-        q = w[SIDENESS]
-        for row in range(row0, row1 + 1):
-            y = (row + 0.5) / GRID
-            left, right = 1e9, -1e9
-            for c in range(count):
-                e = (c + 1) % count
-                y0 = w[POINTS + 2 * c + 1]
-                y1 = w[POINTS + 2 * e + 1]
-                if (y0 <= y) != (y1 <= y):
-                    x0 = w[POINTS + 2 * c]
-                    x = x0 + (y - y0) / (y1 - y0) * (w[POINTS + 2 * e] - x0)
-                    left = min(left, x)
-                    right = max(right, x)
-            if right < left:
-                continue
-            col0 = max(0, math.ceil(left * GRID - 0.5))
-            col1 = min(columns - 1, math.ceil(right * GRID - 0.5) - 1)
-            zrow = zb * y + zc
-            for col in range(col0, col1 + 1):
-                x = (col + 0.5) / GRID
-                near = np.float32(za * x + zrow)
-                if near <= zinv[row, col]:
-                    continue
-                part = 0
-                if cutout:
-                    z = 1.0 / near
-                    part = part_at(
-                        tile, p, z * (ua * x + ub * y + uc) + ud, z * (va * x + vb * y + vc) + vd, q, w[TOWARDS]
-                    )
-                    if part == 0:
-                        continue
-                zinv[row, col] = near
-                ids[row, col] = k * PARTS + part
 
 
 @kernel

@@ -13,6 +13,7 @@ from streams.city import _movers as M
 from streams.city import _prims as P
 from streams.city import _raster as R
 from streams.city import _surfaces as F
+from streams.city._develop import develop
 from streams.city._math import clamp, inlined, kernel, noise, ramp
 
 SKYLINE_M = 420.0
@@ -214,39 +215,24 @@ def _background(
     return label, r * level, g * level, b * level, SKYLINE_M
 
 
-@inlined
-def _develop(
-    env: NDArray[np.float64], r: float, g: float, b: float, gain: float, shot: float, pixel: NDArray[np.uint8]
-) -> None:
-    """The camera: exposure, colour cast, contrast, saturation and noise, to 8 bits."""
-    r *= gain * (1.0 + env[E.WARM])
-    g *= gain
-    b *= gain * (1.0 - env[E.WARM])
-    grey = 0.30 * r + 0.59 * g + 0.11 * b
-    bright = (grey - 110.0) * env[E.CONTRAST] + 110.0 + shot
-    chroma = env[E.SATURATION] * env[E.CONTRAST]
-    pixel[0] = np.uint8(clamp(bright + (r - grey) * chroma, 0.0, 255.0))
-    pixel[1] = np.uint8(clamp(bright + (g - grey) * chroma, 0.0, 255.0))
-    pixel[2] = np.uint8(clamp(bright + (b - grey) * chroma, 0.0, 255.0))
-
-
 @kernel
 def resolve(
     env: NDArray[np.float64], lots: NDArray[np.float64], crossings: NDArray[np.float64], tile: NDArray[np.float32],
     prims: NDArray[np.float64], visible: NDArray[np.float64], camera: NDArray[np.float64], zinv: NDArray[np.float32],
     ids: NDArray[np.int32], light: NDArray[np.float32], grain: NDArray[np.float32], grain_y: int, grain_x: int,
-    work: NDArray[np.float64], image: NDArray[np.uint8], label: NDArray[np.uint8], depth: NDArray[np.float32],
+    work: NDArray[np.float64], lit: NDArray[np.float64], image: NDArray[np.uint8], label: NDArray[np.uint8],
+    depth: NDArray[np.float32],
 ) -> None:  # fmt: skip
     """Fill image ``(H, W, 3)``, label ``(H, W)`` and depth ``(H, W)`` in metres.
 
     A pixel's colour is the mean over its samples; its label is the one that most samples carry (the nearer on a tie),
-    and its depth is that of the surface with this label at the pixel's centre. ``work`` is ``(5, 4)`` scratch space.
+    and its depth is that of the surface with this label at the pixel's centre. ``work`` ``(5, 4)`` and ``lit``
+    ``(4, W)`` are scratch space.
     """
     height, width = label.shape
     keys, counts, nears, labels, depths = work[0], work[1], work[2], work[3], work[4]
     for row in range(height):
         py = row + 0.5
-        ny = (2.0 * py - height) / height
         for col in range(width):
             px = col + 0.5
             a, b = ids[2 * row, 2 * col], ids[2 * row, 2 * col + 1]
@@ -306,7 +292,7 @@ def resolve(
                         winner = k
             label[row, col] = np.uint8(labels[winner])
             depth[row, col] = depths[winner]
-            nx = (2.0 * px - width) / width
-            gain = env[E.EXPOSURE] * (1.0 - 0.5 * env[E.VIGNETTE] * (nx * nx + ny * ny))
-            shot = env[E.GRAIN] * grain[(row + grain_y) & 255, (col + grain_x) & 255]
-            _develop(env, red, green, blue, gain, shot, image[row, col])
+            lit[0, col] = red
+            lit[1, col] = green
+            lit[2, col] = blue
+        develop(env, lit, grain[(row + grain_y) & 255], grain_x, (2.0 * py - height) / height, image[row])

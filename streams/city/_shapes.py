@@ -9,9 +9,29 @@ from numpy.typing import NDArray
 
 from streams.city import _prims as P
 from streams.city import _shapes_figures as figures
-from streams.city._math import kernel, noise, texel
+from streams.city._math import inlined, kernel, noise, texel
 
 BODY, GLASS, WHEEL, RIM, DARK, TRIM, BOX_PART = 1, 2, 3, 4, 5, 6, 7
+
+
+@inlined
+def crown_radius(u: float, v: float, rx: float, ry: float) -> float:
+    """Distance from the middle of a crown in radii of its ellipse."""
+    return math.sqrt((u / rx) ** 2 + (v / ry) ** 2)
+
+
+@inlined
+def in_crown(tile: NDArray[np.float32], u: float, v: float, r: float, seed: int) -> bool:
+    """Whether there are leaves at (u, v) of a broad-leaved crown, at `crown_radius` ``r``."""
+    if r < 0.48:
+        return True
+    if r > 1.28:
+        return False
+    ox = float(seed & 255)
+    oy = float((seed >> 8) & 255)
+    if r > 0.55 and texel(tile, u * 26.0 + oy, v * 26.0 + ox) > 1.9 - r:
+        return False
+    return r + 0.16 * noise(tile, u * 9.0 + ox, v * 9.0 + oy) <= 0.88
 
 
 @kernel
@@ -26,14 +46,7 @@ def crown(tile: NDArray[np.float32], u: float, v: float, rx: float, ry: float, k
             return 0
         edge = abs(u) / (rx * (1.02 - t) + 0.05) + 0.12 * math.sin(t * 34.0)
         return 1 if edge + ragged < 0.9 else 0
-    r = math.sqrt((u / rx) ** 2 + (v / ry) ** 2)
-    if r < 0.48:
-        return 1
-    if r > 1.28 or r + 0.16 * noise(tile, u * 9.0 + ox, v * 9.0 + oy) > 0.88:
-        return 0
-    if r > 0.55 and texel(tile, u * 26.0 + oy, v * 26.0 + ox) > 1.9 - r:
-        return 0
-    return 1
+    return 1 if in_crown(tile, u, v, crown_radius(u, v, rx, ry), seed) else 0
 
 
 @kernel

@@ -12,10 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.city import _prims as P
-from streams.city._math import kernel, segment_distance
+from streams.city._math import inlined, kernel, near_segment
 
 HAIR, SKIN, TOP, LEGS, SHOES, BAG = 1, 2, 3, 4, 5, 6
 TYRE, SPOKES, METAL, SEAT, LAMP_PART, PAINT_PART = 8, 9, 10, 11, 12, 13
+
+
+@inlined
+def reach(p: NDArray[np.float64], q: float) -> float:
+    """Half the width beyond which the figure with record ``p`` has no part, a little more than its widest one.
+
+    Every part ends where a convex function of ``abs(q)`` says, so that a line through a bound at 0 (arms, handlebars)
+    and one at 1 (stride, wheels) bounds them all.
+    """
+    aq = abs(q)
+    if p[P.MATERIAL] == P.M_PERSON:
+        return (0.36 + 0.22 * aq) * p[P.PARAM] / 1.75
+    if p[P.PARAM] >= 2.0:
+        return 0.42 + 0.62 * aq  # a motorcycle
+    return 0.34 + 0.56 * aq
 
 
 @kernel
@@ -55,8 +70,7 @@ def person(p: NDArray[np.float64], u: float, v: float, q: float) -> int:
             break
         ax = side * 0.235 * front * wide
         reach = side * 0.26 * swing * q
-        d = segment_distance(u, v, ax * 0.9, 1.38, ax + reach, 0.88)
-        if d < 0.062:
+        if near_segment(u, v, ax * 0.9, 1.38, ax + reach, 0.88, 0.062):
             return TOP if v > 0.94 else SKIN
     for side in (-1.0, 1.0):
         if v > 0.96:
@@ -64,10 +78,9 @@ def person(p: NDArray[np.float64], u: float, v: float, q: float) -> int:
         hip = side * 0.085 * (0.35 + 0.65 * front)
         foot = hip - side * 0.34 * swing * q
         lift = 0.06 * max(0.0, -side * lifted)
-        d = segment_distance(u, v, hip, 0.86, foot, 0.08 + lift)
-        if d < 0.092 - 0.03 * (0.9 - v):
+        if near_segment(u, v, hip, 0.86, foot, 0.08 + lift, max(0.0, 0.092 - 0.03 * (0.9 - v))):
             return LEGS if v > 0.11 + lift else SHOES
-        if v < 0.16 and segment_distance(u, v, foot, 0.04 + lift, foot + 0.13 * q, 0.035 + lift) < 0.05:
+        if v < 0.16 and near_segment(u, v, foot, 0.04 + lift, foot + 0.13 * q, 0.035 + lift, 0.05):
             return SHOES
     if (flags & 4) and 0.42 < v < 0.90 and abs(u) < 0.15 + (0.9 - v) * 0.22:
         return LEGS  # a skirt
@@ -86,15 +99,13 @@ def _rider(u: float, v: float, q: float, pedal_a: float, pedal_v: float, motor: 
         return HAIR if hy > -0.01 or motor else SKIN
     if v > sh_v + 0.14:
         return 0
-    if v > hip_v - 0.16 and segment_distance(u, v, hip_a * q, hip_v + 0.04, sh_a * q, sh_v - 0.06) < (
-        0.135 + 0.055 * front
-    ):
+    if v > hip_v - 0.16 and near_segment(u, v, hip_a * q, hip_v + 0.04, sh_a * q, sh_v - 0.06, 0.135 + 0.055 * front):
         return TOP
     for side in (-1.0, 1.0):
         if v < hand_v - 0.07:
             break
         lateral = side * 0.24 * front
-        if segment_distance(u, v, sh_a * q + lateral * 0.8, sh_v - 0.05, hand_a * q + lateral * 1.1, hand_v) < 0.06:
+        if near_segment(u, v, sh_a * q + lateral * 0.8, sh_v - 0.05, hand_a * q + lateral * 1.1, hand_v, 0.06):
             return TOP
     if v > hip_v + 0.16:
         return 0
@@ -106,9 +117,9 @@ def _rider(u: float, v: float, q: float, pedal_a: float, pedal_v: float, motor: 
         knee_a = 0.5 * (hip_a + foot_a) + 0.26
         knee_v = 0.5 * (hip_v + foot_v) + 0.08
         lateral = side * 0.11 * (0.3 + 0.7 * front)
-        if segment_distance(u, v, hip_a * q + lateral * 0.6, hip_v, knee_a * q + lateral, knee_v) < 0.088:
+        if near_segment(u, v, hip_a * q + lateral * 0.6, hip_v, knee_a * q + lateral, knee_v, 0.088):
             return LEGS
-        if segment_distance(u, v, knee_a * q + lateral, knee_v, foot_a * q + lateral, foot_v) < 0.066:
+        if near_segment(u, v, knee_a * q + lateral, knee_v, foot_a * q + lateral, foot_v, 0.066):
             return LEGS if v > foot_v + 0.03 else SHOES
     return 0
 
@@ -156,37 +167,37 @@ def bike(p: NDArray[np.float64], u: float, v: float, q: float, towards: float) -
                 return TYRE if r > 0.62 or front > 0.8 else METAL
             return TYRE if r > 0.84 or front > 0.8 else SPOKES
     if motor:
-        if segment_distance(u, v, -0.12 * q, 0.40, 0.22 * q, 0.44) < 0.19 + 0.03 * front:
+        if near_segment(u, v, -0.12 * q, 0.40, 0.22 * q, 0.44, 0.19 + 0.03 * front):
             return METAL
-        if segment_distance(u, v, 0.02 * q, 0.80, 0.34 * q, 0.82) < 0.16 + 0.02 * front:
+        if near_segment(u, v, 0.02 * q, 0.80, 0.34 * q, 0.82, 0.16 + 0.02 * front):
             return PAINT_PART
-        if segment_distance(u, v, -0.72 * q, 0.82, -0.05 * q, 0.78) < 0.085 + 0.06 * front:
+        if near_segment(u, v, -0.72 * q, 0.82, -0.05 * q, 0.78, 0.085 + 0.06 * front):
             return SEAT
-        if segment_distance(u, v, 0.70 * q, 0.32, 0.44 * q, 0.96) < 0.06 + 0.05 * front:
+        if near_segment(u, v, 0.70 * q, 0.32, 0.44 * q, 0.96, 0.06 + 0.05 * front):
             return METAL
         du = u - 0.52 * q
         if du * du + (v - 0.86) ** 2 < 0.0169:
             return LAMP_PART
         if abs(u - 0.40 * q) < 0.05 + 0.36 * front and abs(v - 1.04) < 0.04:
             return METAL
-        if segment_distance(u, v, 0.50 * q, 1.0, 0.40 * q, 1.28) < 0.04 + 0.14 * front:
+        if near_segment(u, v, 0.50 * q, 1.0, 0.40 * q, 1.28, 0.04 + 0.14 * front):
             return SEAT
         return 0
     t = 0.038
     bottom = 0.32
-    if segment_distance(u, v, -0.05 * q, bottom, -0.22 * q, 0.92) < t:
+    if near_segment(u, v, -0.05 * q, bottom, -0.22 * q, 0.92, t):
         return PAINT_PART
-    if segment_distance(u, v, -0.05 * q, bottom, 0.40 * q, 0.82) < t:
+    if near_segment(u, v, -0.05 * q, bottom, 0.40 * q, 0.82, t):
         return PAINT_PART
-    if (flags & 1) and segment_distance(u, v, -0.17 * q, 0.80, 0.38 * q, 0.88) < t:
+    if (flags & 1) and near_segment(u, v, -0.17 * q, 0.80, 0.38 * q, 0.88, t):
         return PAINT_PART
-    if segment_distance(u, v, -base * q, radius, -0.05 * q, bottom) < t * 0.8:
+    if near_segment(u, v, -base * q, radius, -0.05 * q, bottom, t * 0.8):
         return PAINT_PART
-    if segment_distance(u, v, -base * q, radius, -0.18 * q, 0.78) < t * 0.8:
+    if near_segment(u, v, -base * q, radius, -0.18 * q, 0.78, t * 0.8):
         return PAINT_PART
-    if segment_distance(u, v, base * q, radius, 0.38 * q, 0.98) < t:
+    if near_segment(u, v, base * q, radius, 0.38 * q, 0.98, t):
         return METAL
-    if segment_distance(u, v, -0.34 * q, 0.97, -0.12 * q, 0.96) < 0.05 + 0.05 * front:
+    if near_segment(u, v, -0.34 * q, 0.97, -0.12 * q, 0.96, 0.05 + 0.05 * front):
         return SEAT
     if abs(u - 0.40 * q) < 0.06 + 0.24 * front and abs(v - 1.06) < 0.038:
         return METAL

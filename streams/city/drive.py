@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.city import _env as E
+from streams.city import _fill, _shade
 from streams.city import _meshes as meshes
 from streams.city import _prims as P
 from streams.city import _raster as R
-from streams.city import _shade
 from streams.city._math import TILE, key_of, mix, noise_tile
 from streams.city.camera import Pose, camera_pose, draw_motion, intrinsics
 from streams.city.layout import build_block, crossing
@@ -43,7 +43,7 @@ class Drive:
     """An endless drive along one street of the town.
 
     A frame is a pure function of (split, seed, size, fps, t). Blocks of the street are made when they come into view
-    and forgotten later, so memory stays bounded.
+    and forgotten later, so memory stays bounded. One thread at a time: frames share scratch memory.
 
     Args:
         split: "train", "val" or "stream"; drives of different splits never share a street.
@@ -71,6 +71,7 @@ class Drive:
         self._ego = draw_motion(self._env, self._key)
         self._lanes = plan_lanes(self._env, self._key, self._ego)
         self._blocks: OrderedDict[int, _Built] = OrderedDict()
+        self._buffers: tuple[NDArray[np.float32], NDArray[np.int32]] | None = None
 
     def pose(self, t: int) -> Pose:
         """Camera pose of frame ``t``."""
@@ -101,9 +102,9 @@ class Drive:
         camera[R.FOCAL :] = self.intrinsics.fx, self.intrinsics.cx + 0.5, self.intrinsics.cy + 0.5
         visible = np.empty((len(prims), R.VISIBLE_COLUMNS))
         visible = visible[: R.prepare(prims, camera, env[E.SUN : E.SUN + 3], width, height, np.empty((16, 3)), visible)]
-        zinv = np.zeros((R.GRID * height, R.GRID * width), np.float32)
-        ids = np.full(zinv.shape, -1, np.int32)
-        R.draw(visible, np.argsort(visible[:, R.NEAREST], kind="stable"), prims, _TILE, zinv, ids)
+        zinv, ids = self._samples()
+        nearest_first = np.argsort(visible[:, R.NEAREST], kind="stable")
+        _fill.draw(visible, nearest_first, prims, _TILE, zinv, ids, np.empty((_fill.ROWS_OF_SCRATCH, zinv.shape[1])))
         light = np.ones((height, width), np.float32)
         R.draw_shadows(decals, camera, light, 70.0)
         image = np.empty((height, width, 3), np.uint8)
@@ -112,9 +113,19 @@ class Drive:
         spot = mix(self._key & 0x7FFFFFFF, t)
         _shade.resolve(
             env, lots, crossings, _TILE, prims, visible, camera, zinv, ids, light, _GRAIN, spot & 255, spot >> 8 & 255,
-            np.empty((5, 4)), image, label, depth,
+            np.empty((5, 4)), np.empty((4, width)), image, label, depth,
         )  # fmt: skip
         return Scene(image, label, depth, self.intrinsics)
+
+    def _samples(self) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Empty sample buffers, kept from frame to frame: new memory of their size costs as much as some drawing."""
+        if self._buffers is None:
+            shape = (R.GRID * self.size[0], R.GRID * self.size[1])
+            self._buffers = np.empty(shape, np.float32), np.empty(shape, np.int32)
+        zinv, ids = self._buffers
+        zinv.fill(0.0)
+        ids.fill(-1)
+        return zinv, ids
 
     def _time(self, t: int) -> float:
         if t < 0:

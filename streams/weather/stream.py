@@ -18,6 +18,13 @@ class WeatherStream:
     The only state is what the first clear frame of the segment fixes, so a run that resumes in the middle builds the
     same object from that frame and goes on with identical bytes. Frames may be rendered in any order.
 
+    Args:
+        weather: Effects in order.
+        seed: Seed of the weather.
+        segment_first: First clear frame of the segment, or its statistics where they are known.
+        ego_speed_mps: Forward speed of the camera, constant over the segment.
+        sky_id: Id of sky in labels of scenes that come with depth; None never reads labels.
+
     Attributes:
         weather: Effects in order.
         seed: Seed of the weather.
@@ -30,7 +37,7 @@ class WeatherStream:
         self,
         weather: Weather,
         seed: int,
-        segment_first_scene: Scene,
+        segment_first: Scene | SceneStatistics,
         *,
         ego_speed_mps: float = 0.0,
         sky_id: int | None = None,
@@ -39,7 +46,9 @@ class WeatherStream:
         self.seed = seed
         self.ego_speed_mps = ego_speed_mps
         self.sky_id = sky_id
-        self.statistics: SceneStatistics = estimate_statistics(segment_first_scene, sky_id)
+        self.statistics: SceneStatistics = (
+            segment_first if isinstance(segment_first, SceneStatistics) else estimate_statistics(segment_first, sky_id)
+        )
 
     def render(
         self, scene: Scene, *, frame_index: int, t_seconds: float, progress: float = 0.0

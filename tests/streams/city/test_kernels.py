@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.city import _env as E
+from streams.city import _fill, _meshes, _shade
 from streams.city import _ground as G
 from streams.city import _math as M
-from streams.city import _meshes, _shade
 from streams.city import _prims as P
 from streams.city import _raster as R
+from streams.city import _shapes as S
+from streams.city import _shapes_figures as figures
 from streams.city.layout import build_block, crossing
 from streams.city.style import draw_style
 
@@ -130,7 +133,8 @@ def test_one_box_covers_the_pixels_that_projection_says() -> None:
     assert R.prepare(prims, camera, np.array([0.0, 1.0, 0.0]), width, height, np.empty((16, 3)), visible) == 1
     zinv = np.zeros((2 * height, 2 * width), np.float32)
     ids = np.full(zinv.shape, -1, np.int32)
-    R.draw(visible, np.array([0]), prims, M.noise_tile(), zinv, ids)
+    work = np.empty((_fill.ROWS_OF_SCRATCH, zinv.shape[1]))
+    _fill.draw(visible, np.array([0]), prims, M.noise_tile(), zinv, ids, work)
     drawn = ids >= 0
     rows, columns = np.nonzero(drawn)
     assert (columns.min(), columns.max()) == (2 * (60 - 20), 2 * (60 + 20) - 1)
@@ -140,6 +144,56 @@ def test_one_box_covers_the_pixels_that_projection_says() -> None:
     # Behind the camera nothing is left.
     prims[0, 2] = -10.0
     assert R.prepare(prims, camera, np.array([0.0, 1.0, 0.0]), width, height, np.empty((16, 3)), visible) == 0
+
+
+@pytest.mark.parametrize("kind", [P.K_TREE, P.K_PERSON, P.K_BIKE])
+def test_cut_outs_are_their_shape_at_every_sample(kind: int) -> None:
+    """Against one sample after the other: rows are filled in ways of their own that leave samples out."""
+    height, width = 40, 80
+    env, tile = draw_style(11), M.noise_tile()
+    for option in range(4):
+        thing = np.array([[kind, 0.5, 0, 9, 0.7 * option, 4.0, 3.0, 4.0, 1234 + option, option, 1.0, 1.0]])
+        prims = np.empty((_meshes.POLYGONS_EACH, P.COLUMNS))
+        n, _ = _meshes.expand(thing, env, prims, np.empty((_meshes.DECALS_EACH, _meshes.DECAL_COLUMNS)))
+        prims = prims[:n][prims[:n, P.MATERIAL] >= P.FIRST_CUTOUT]
+        camera = np.array([0.0, 1.5, 0.0, 1, 0, 0, 0, -1, 0, 0, 0, 1, 150.0, width / 2, height / 2])
+        visible = np.empty((len(prims), R.VISIBLE_COLUMNS))
+        n = R.prepare(prims, camera, np.array([0.0, 1.0, 0.0]), width, height, np.empty((16, 3)), visible)
+        zinv = np.zeros((2 * height, 2 * width), np.float32)
+        ids = np.full(zinv.shape, -1, np.int32)
+        work = np.empty((_fill.ROWS_OF_SCRATCH, zinv.shape[1]))
+        _fill.draw(visible, np.arange(n), prims, tile, zinv, ids, work)
+        expected, expected_z = np.full_like(ids, -1), np.zeros_like(zinv)
+        for k, w in enumerate(visible[:n]):
+            p = prims[int(w[R.SOURCE])]
+            left, low, right, high = p[[P.POLY, P.POLY + 1, P.POLY + 4, P.POLY + 5]]
+            for row, col in np.ndindex(ids.shape):
+                at = ((col + 0.5) / 2, (row + 0.5) / 2, 1.0)
+                near = np.float32(w[:3] @ at)
+                u, v = (w[m : m + 3] @ at / near + w[m + 3] for m in (R.UMAP, R.VMAP))
+                if near <= expected_z[row, col] or not (left <= u <= right and low <= v <= high):
+                    continue
+                if part := S.part_at(tile, p, u, v, w[R.SIDENESS], w[R.TOWARDS]):
+                    expected[row, col], expected_z[row, col] = k * R.PARTS + part, near
+        assert (expected >= 0).sum() > 100
+        np.testing.assert_array_equal(ids, expected)
+        np.testing.assert_allclose(zinv, expected_z, rtol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(-1, 1), st.floats(-1, 1), st.floats(0, 6.3), st.integers(0, 31), st.booleans())
+def test_figures_end_within_their_reach(q: float, towards: float, phase: float, flags: int, cycle: bool) -> None:
+    p = np.zeros(P.COLUMNS)
+    if cycle:
+        p[P.MATERIAL] = P.M_BIKE
+        p[P.PARAM : P.PARAM + 4] = flags >> 3, 0.16 * math.cos(phase), 0.16 * math.sin(phase), flags & 3
+    else:
+        p[P.MATERIAL] = P.M_PERSON
+        p[P.PARAM : P.PARAM + 6] = 1.8, math.sin(phase), math.cos(phase), 1.21, 0.5, flags & 7
+    tile, reach = M.noise_tile(), figures.reach(p, q)
+    for u in np.linspace(reach, reach + 1.0, 25):
+        for v in np.linspace(0.0, 1.9, 60):
+            assert S.part_at(tile, p, u, v, q, towards) == S.part_at(tile, p, -u, v, q, towards) == 0
 
 
 def test_every_kind_of_thing_becomes_polygons_within_its_budget() -> None:
