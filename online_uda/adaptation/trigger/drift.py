@@ -70,7 +70,7 @@ class DriftDetector:
         window: Frames whose mean is tested for a step. A change is announced once: for a window after it, no other is.
         reference_frames: Length of the memory of the current domain.
         step: Smallest step of the log distance that is a change, in noise levels. Smaller finds gentler steps between
-            far domains, and announces more that are none; learning does not depend on it.
+            far domains, and announces more that are none; when to learn does not depend on it.
         turn_quantile: Share of the signature's differences inside a far domain that must not count as a change.
         turn_window: Frames on each side of such a step.
         leave_evidence: Sum of the log distance beyond the limit at which the stream has left the source.
