@@ -78,8 +78,8 @@ class Cell:
             {
                 "schedule": self.schedule, "method": self.method, "network": self.network, "source": self.source,
                 "frames": self.frames, "size": self.size, "seed": self.seed, "device": "cpu", "threads": 1,
-                "precision": "fp32", "workers": 0, "tensorboard": False, "report": False, "snapshot_every": 10**6,
-                **changes,
+                "precision": "fp32", "workers": 0, "beside": False, "tensorboard": False, "report": False,
+                "snapshot_every": 10**6, **changes,
             }
         )  # fmt: skip
 

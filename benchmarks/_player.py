@@ -41,7 +41,7 @@ class Player:
                 "schedule": options.schedule, "method": options.method, "network": options.network,
                 "source": options.source, "frames": options.frames, "size": options.size, "seed": options.seed,
                 "device": "cpu", "precision": options.precision, "backend": options.backend, "threads": options.threads,
-                "tensorboard": False, "snapshot_every": 100_000, **changes,
+                "beside": False, "tensorboard": False, "snapshot_every": 100_000, **changes,
             }
         )  # fmt: skip
         inputs = open_inputs(resolve(config))

@@ -45,7 +45,7 @@ def run_all(network: str, size: str, schedule: str, frames: int, scopes: Sequenc
         with tempfile.TemporaryDirectory() as folder:
             config = RunConfig(
                 schedule=schedule, method="tent", network=network, init="random", size=parse_tile(size), threads=1,
-                frames=frames, precision="fp32", tensorboard=False, out=f"{folder}/run",
+                frames=frames, precision="fp32", beside=False, tensorboard=False, out=f"{folder}/run",
             )  # fmt: skip
             summary = run(config, SCOPES[scope])
         latency = summary["latency_ms"]

@@ -21,6 +21,7 @@ overrides:
                             run.snapshot_every=FRAMES, run.tensorboard=false, run.report=false,
                             run.stream_timeout=S (silence after which a camera counts as lost),
                             run.workers=N (processes that make frames ahead; 0: a thread),
+                            run.beside=true|false (the frozen network in a thread of its own),
                             run.constant_speed=ETA (the protocol of Alfarra et al.),
                             run.inference.mode=slide|whole, .tile=512 or HxW, .overlap=0.33, .scales=[0.5, 1, 2],
                             .flip=true (answers averaged over tiles, scales and mirror images)

@@ -26,7 +26,7 @@ from streams.yaml_config import ConfigError, ConfigModel, KeyedError, KeyedError
 METHODS = Path(__file__).resolve().parents[1] / "configs" / "methods"
 NUMBERS_UNTOUCHED = (
     "out", "snapshot_every", "tensorboard", "stream_timeout", "save_video", "save_masks", "mask_ids", "show",
-    "report", "serve", "workers",
+    "report", "serve", "workers", "beside",
 )  # fmt: skip
 """Run keys that may differ when a run is resumed: no score depends on them."""
 
@@ -68,6 +68,9 @@ class RunConfig(ConfigModel):
         threads: CPU threads of torch; None leaves one core to the stream.
         workers: Processes that make frames ahead; 0 leaves it to a thread of the run. None takes one a core but one, up
             to 4, and none for streams of less than a hundred frames of 256 x 512.
+        beside: Whether the frozen network answers in a thread of its own while the adapted one works, where the stream
+            waits for learning. Latencies grow where threads share what a core has. None does so where a core is free
+            and frames are worth it.
         precision: ``fp32``; ``bf16`` autocast; ``auto`` measures both at the start and takes bf16 where it is faster.
         backend: What predicts: ``torch``; ``compile`` (torch.compile); ``onnxruntime``; ``auto`` measures torch and
             ONNX Runtime at the start and takes the faster one. Learning is torch's in any case.
@@ -107,6 +110,7 @@ class RunConfig(ConfigModel):
     device: str = "auto"
     threads: int | None = Field(None, ge=1, le=1024)
     workers: int | None = Field(None, ge=0, le=64)
+    beside: bool | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     backend: Backend = "torch"
     snapshot_every: int = Field(100, ge=1)
@@ -192,9 +196,11 @@ class RunPlan:
         """Whether no prediction can differ from the source network's."""
         return self.method.keeps_the_source
 
-    def on_machine(self, device: str, threads: int, precision: Literal["fp32", "bf16"]) -> RunPlan:
+    def on_machine(
+        self, device: str, threads: int, precision: Literal["fp32", "bf16"], *, beside: bool = False
+    ) -> RunPlan:
         """The plan with what was found out about the machine, so that a resumed run does as this one."""
-        return self._with_run(device=device, threads=threads, precision=precision)
+        return self._with_run(device=device, threads=threads, precision=precision, beside=beside)
 
     def predicted_by(self, backend: str) -> RunPlan:
         """The plan with the backend that was chosen, for the same reason."""

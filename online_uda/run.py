@@ -36,7 +36,7 @@ from online_uda.runtime.build_pace import (
 )
 from online_uda.runtime.clock import RealClock
 from online_uda.runtime.constant_speed import ConstantSpeed
-from online_uda.runtime.device import Precision, autocast, choose_device, choose_precision, use_threads
+from online_uda.runtime.device import autocast, choose_device, choose_precision, use_threads, works_beside
 from online_uda.runtime.pace import Pace
 from online_uda.runtime.replaceable import Replaceable
 from online_uda.runtime.rng import seed_everything
@@ -117,9 +117,9 @@ def start(
         )
     digest = weights_digest(network)
     clock = RealClock(device)
-    plan = plan.on_machine(
-        str(device), threads, choose_precision(plan.run.precision, network, inputs.size, device, clock)
-    )
+    precision = choose_precision(plan.run.precision, network, inputs.size, device, clock)
+    beside = works_beside(plan.run.beside, threads, inputs.size, device)
+    plan = plan.on_machine(str(device), threads, precision, beside=beside)
     made = [] if resumed else [place for place in (folder, *folder.absolute().parents) if not place.exists()]
     run_folder = RunFolder.reopen(folder) if resumed else RunFolder.create(folder)
     try:
@@ -137,7 +137,6 @@ def start(
             progress=_Progress("source images") if console else None,
         )
         method = Replaceable(recipe) if beside_the_stream(plan.run) else recipe
-        precision: Precision = "bf16" if plan.run.precision == "bf16" else "fp32"
         plan = plan.predicted_by(
             choose_backend(
                 method, plan.run.backend, size=inputs.size, threads=shared_threads(plan.run, threads)[0], clock=clock,

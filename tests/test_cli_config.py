@@ -97,6 +97,7 @@ def test_digest_covers_method_and_schedule_and_nothing_idle(kit: Kit) -> None:
         "run.report=false",
         "run.stream_timeout=1",
         "run.workers=2",
+        "run.beside=true",
     ]
     assert plan_of(kit, *shown, *kept, out="x").digest() == digests[0]
     assert len(NUMBERS_UNTOUCHED) == len(shown) + len(kept) + 1

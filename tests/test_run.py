@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,7 +90,7 @@ class StepClock:
 
 
 def spied(kit: Kit, plan: RunPlan, out: str = "spied") -> tuple[Runner, SpyMethod, list[str]]:
-    plan = plan.on_machine("cpu", 1, "fp32")
+    plan = plan.on_machine("cpu", 1, "fp32", beside=plan.run.beside or False)
     inputs = open_inputs(plan, kit.root / out)
     journal: list[str] = []
     method = SpyMethod(load_network(kit.network, CAMVID_11).network, journal)
@@ -111,10 +112,10 @@ def plan_of(kit: Kit, *overrides: str, **options: object) -> RunPlan:
     return resolve({**asked, **options}, overrides)
 
 
-def test_a_frame_is_predicted_scored_and_only_then_learned_from(kit: Kit) -> None:
+def test_what_a_frame_is_scored_by_was_said_before_anything_was_learned_from_it(kit: Kit) -> None:
     runner, method, journal = spied(kit, plan_of(kit))
     summary = runner.run()
-    assert journal == ["predict", "score", "observe"] * 14
+    assert journal == ["predict", "observe", "score"] * 14
     first = frames_of(kit.root / "spied")[0]
     assert first["miou"] == first["miou_frozen"]  # nothing was learned before the first frame
     assert first["agreement"] == 100.0
@@ -195,6 +196,27 @@ def test_frozen_is_compared_with_itself(kit: Kit) -> None:
     runner.scorer.frozen = None  # type: ignore[assignment]  # never asked
     runner.run()
     assert {row["agreement"] for row in frames_of(kit.root / "spied")} == {100.0}
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_the_frozen_network_answers_in_a_thread_of_its_own_where_asked_to(kit: Kit, beside: bool) -> None:
+    """At the size of the labels, which is not the frames'; numbers are those of the run that asks it in between."""
+    plan = plan_of(kit, f"run.beside={str(beside).lower()}", size="64x96")
+    runner, _, _ = spied(kit, plan)
+    threads = set()
+    answer = runner.scorer.plain_mask
+
+    def noted(frames: Tensor, scored: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return answer(frames, scored)
+
+    runner.scorer.plain_mask = noted  # type: ignore[method-assign]
+    runner.run()
+    assert threads == ({"frozen_0"} if beside else {threading.main_thread().name})
+    assert "frozen_0" not in {thread.name for thread in threading.enumerate()}
+    alone = kit.run("run.beside=false", out="alone", size="64x96", method="frozen")
+    expected = [row["miou"] for row in frames_of(alone)]
+    assert [row["miou_frozen"] for row in frames_of(kit.root / "spied")] == expected
 
 
 def test_prediction_is_scored_at_the_size_of_the_label(kit: Kit) -> None:

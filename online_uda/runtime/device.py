@@ -44,10 +44,27 @@ def use_threads(wanted: int | None) -> int:
     cores. A limit that the environment sets (``OMP_NUM_THREADS``) is kept.
     """
     if wanted is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        wanted = max(1, min(torch.get_num_threads(), cores - 1))
+        wanted = max(1, min(torch.get_num_threads(), _cores() - 1))
     torch.set_num_threads(wanted)
     return wanted
+
+
+def works_beside(wanted: bool | None, threads: int, size: tuple[int, int], device: torch.device) -> bool:
+    """Whether the frozen network answers beside the adapted one: as asked for, or where as many cores are free.
+
+    Args:
+        wanted: What the run asks for; None leaves it to the machine.
+        threads: CPU threads of either network.
+        size: Height and width of frames; smaller ones than 128 x 256 are answered sooner than a thread is woken.
+        device: Of both networks; a GPU has one queue for them.
+    """
+    if wanted is not None:
+        return wanted
+    return device.type == "cpu" and _cores() >= 2 * threads and size[0] * size[1] >= 128 * 256
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_precision(

@@ -54,7 +54,7 @@ class Pace(Protocol):
 
 
 class Untimed:
-    """The stream waits: predict on the clock, compare with frozen and score off it, learn on it, in this order.
+    """The stream waits: frames are predicted and learned from on the clock; what was predicted is scored off it.
 
     Args:
         method: Bound to its network.
@@ -77,19 +77,20 @@ class Untimed:
 
     def _learn_and_score(self, frame: Frame, truth: Truth) -> FrameRecord:
         scorer = self._scorer
+        frozen = scorer.ask_frozen(frame, truth)
         with self._clock.measure("predict") as predict:
             frames = to_tensor(frame.image, scorer.device)
             prediction = self._method.predict(frames)
             mask = prediction.labels().cpu().numpy()[0]
 
         scored = scorer.at_label_size(truth, mask, prediction)
-        score, images = scorer.score(frame, truth, scored, scorer.frozen_mask(frames, scored))
-        confidence = scorer.confidence(prediction)
-        images = replace(images, sureness=scorer.sureness(prediction, truth))
+        confidence, sureness = scorer.confidence(prediction), scorer.sureness(prediction, truth)
 
         with self._clock.measure("adapt") as adapt:
             step = self._method.observe(frames, prediction)
 
+        score, images = scorer.score(frame, truth, scored, frozen(frames, scored))
+        images = replace(images, sureness=sureness)
         frame_ms = predict.latency_ms + adapt.latency_ms
         scorer.latency.record("predict", predict.latency_ms, prediction.forwards)
         scorer.latency.record("frame", frame_ms)

@@ -130,6 +130,7 @@ class Runner:
                 fault = self._play(sinks, stop)
             finally:
                 self.pace.close()
+                self.scorer.close()
             self._save(sinks)
             self.terminated = stop.terminated
             summary = sinks.finish(self.summary())

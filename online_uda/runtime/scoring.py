@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,6 +46,10 @@ class Scorer:
         self.is_frozen = plan.is_frozen
         self._precision: Precision = "bf16" if plan.run.precision == "bf16" else "fp32"
         self._views = Views(plan.run.inference)  # those of the adapted network, so that only the weights differ
+        self._beside: ThreadPoolExecutor | None = None
+        if plan.run.beside and not self.is_frozen:
+            threads = plan.run.threads or 1  # a new thread of the process would take all cores
+            self._beside = ThreadPoolExecutor(1, "frozen", partial(torch.set_num_threads, threads))
 
     def label_size(self, truth: Truth, mask: Mask) -> tuple[int, int]:
         """Height and width that a frame is scored at: its label's, or those of its mask."""
@@ -53,6 +60,24 @@ class Scorer:
         """The mask ``(h, w)`` at the size of the label; ``mask`` itself where that is its own."""
         size = self.label_size(truth, mask)
         return mask if size == mask.shape else prediction.labels(size).cpu().numpy()[0]
+
+    def ask_frozen(self, frame: Frame, truth: Truth) -> Callable[[Tensor, Mask], Mask]:
+        """Asks the frozen network beside what follows, where the run has a core for it; else when it is waited for.
+
+        Returns:
+            Waits for the answer: from the frame as a tensor and the mask that it is compared with, as `frozen_mask`.
+        """
+        if self._beside is None:
+            return self.frozen_mask
+        height, width = frame.image.shape[:2] if truth.label is None else truth.label.shape
+        blank = np.empty((height, width), np.uint8)
+        asked = self._beside.submit(lambda: self.plain_mask(to_tensor(frame.image, self.device), blank))
+        return lambda frames, scored: asked.result()
+
+    def close(self) -> None:
+        """Ends the thread of the frozen network."""
+        if self._beside is not None:
+            self._beside.shutdown(cancel_futures=True)
 
     def frozen_mask(self, frames: Tensor, scored: Mask) -> Mask:
         """What the frozen network says to ``frames``, at the size of ``scored``; no clock runs."""

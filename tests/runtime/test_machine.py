@@ -18,7 +18,7 @@ from online_uda.errors import UserError
 from online_uda.evaluation.latency import Lap
 from online_uda.runtime import device as devices
 from online_uda.runtime.clock import RealClock
-from online_uda.runtime.device import autocast, choose_device, choose_precision, use_threads
+from online_uda.runtime.device import autocast, choose_device, choose_precision, use_threads, works_beside
 from online_uda.runtime.interrupts import GracefulStop
 from online_uda.runtime.rng import rng_state, seed_everything, set_rng_state
 
@@ -69,6 +69,19 @@ def test_threads_leave_a_core_to_the_stream(monkeypatch: pytest.MonkeyPatch) -> 
     assert use_threads(5) == torch.get_num_threads() == 5
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     assert use_threads(None) == 1
+
+
+def test_the_frozen_network_works_beside_where_a_core_is_free_and_frames_are_worth_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu, large = torch.device("cpu"), (256, 512)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert works_beside(None, 1, large, cpu)
+    assert not works_beside(None, 2, large, cpu)
+    assert not works_beside(None, 1, (64, 128), cpu)
+    assert not works_beside(None, 1, large, torch.device("cuda", 0))
+    assert not works_beside(False, 1, large, cpu)
+    assert works_beside(True, 2, (64, 128), cpu)
 
 
 class ScriptedClock:
