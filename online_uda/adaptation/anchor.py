@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,10 @@ from online_uda.adaptation.norm import NormStatistics
 from online_uda.adaptation.settings.student import KalmanSettings
 from online_uda.networks.adapters import MARK
 from online_uda.networks.segmenter import Segmenter
+
+
+NEARLY = 1e-5
+"""What is left of the way home, in units of a tensor's largest value and one, when its end is taken in one step."""
 
 
 class Anchor:
@@ -108,23 +113,36 @@ class Anchor:
 
     @torch.no_grad()
     def relax(self, share: float) -> bool:
-        """`pull`, which takes deployed averaged weights along; free once it changes nothing any more, until `wake`.
+        """`pull`, which takes deployed averaged weights along; free once all are at home, until `wake`.
+
+        A share of the way never ends, so that what is left of it is taken at once when it is as good as nothing.
 
         Returns:
             Whether a weight or statistic has moved.
         """
         if not self.away(share):
             return False
-        apart = self._deployed is not self._student
+        left = self._left()
+        self._settled = left <= NEARLY
+        if left == 0.0:
+            return False
+        share = 1.0 if self._settled else share
         means = [parameter.data for parameter in self._averaged]
-        moving = [*(parameter.data for _, parameter in self._learning), *means, *self._norm.running()]
-        before = [tensor.clone() for tensor in moving]
         self.pull(share)
         if means:
             torch._foreach_lerp_(means, self._averaged_anchors, share)
-        if apart:
+        if self._deployed is not self._student:
             for mine, students in zip(self._deployed.buffers(), self._student.buffers(), strict=True):
                 mine.copy_(students)
-        # Steps that round to nothing stay nothing, so that leaving them out changes no bit.
-        self._settled = all(torch.equal(now, then) for now, then in zip(moving, before, strict=True))
-        return not self._settled
+        return True
+
+    def _left(self) -> float:
+        """The longest way home of a weight or statistic, over one more than the largest of its tensor at home."""
+        now = [*(parameter.data for _, parameter in self._learning), *(parameter.data for parameter in self._averaged)]
+        now += self._norm.running()
+        home = [*self._anchors, *self._averaged_anchors, *self._norm.source()]
+        if not now:
+            return 0.0
+        ways = torch._foreach_norm(torch._foreach_sub(now, home), math.inf)
+        sizes = torch._foreach_norm(home, math.inf)
+        return float((torch.stack(list(ways)) / (1.0 + torch.stack(list(sizes)))).amax())

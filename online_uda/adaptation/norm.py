@@ -228,6 +228,10 @@ class NormStatistics:
         """The running statistics themselves: mean and variance a layer."""
         return [statistic for layer in self._layers for statistic in running(layer)]
 
+    def source(self) -> list[Tensor]:
+        """Those of the source network, in the order of `running`."""
+        return [statistic for layer in self._source for statistic in layer]
+
     @torch.no_grad()
     def pull(self, share: float) -> None:
         """Moves the running statistics a linear step of ``share`` towards the source's."""
