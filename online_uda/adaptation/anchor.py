@@ -14,7 +14,6 @@ from online_uda.adaptation.settings.student import KalmanSettings
 from online_uda.networks.adapters import MARK
 from online_uda.networks.segmenter import Segmenter
 
-
 NEARLY = 1e-5
 """What is left of the way home, in units of a tensor's largest value and one, when its end is taken in one step."""
 

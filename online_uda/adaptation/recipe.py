@@ -15,7 +15,6 @@ from online_uda.adaptation.method import StepReport
 from online_uda.adaptation.pieces import FULL, Effort, Pieces, finish
 from online_uda.adaptation.random_views import random_views
 from online_uda.adaptation.recipe_state import restore_state, saved_state
-from online_uda.adaptation.thrift import is_out_of_memory
 from online_uda.adaptation.trigger.base import Decision
 from online_uda.adaptation.trigger.hamlet import set_learning_rate
 from online_uda.adaptation.trigger.policies import DriftPolicy
@@ -23,6 +22,7 @@ from online_uda.adaptation.trigger.stride import StridePolicy
 from online_uda.networks.predictor import PredictorFactory
 from online_uda.networks.segmenter import Segmentation
 from online_uda.networks.views import Views
+from online_uda.out_of_memory import is_out_of_memory
 
 CROPS = (1.0, 0.75, 0.5, 0.25)
 """Shares of the images' width that a step may be shortened to."""

@@ -31,9 +31,18 @@ class Layered:
     labels: Tensor
     weights: Tensor
 
-    def loss(self, logits: Tensor) -> Tensor:
-        """Sum of the weighted cross-entropies of all layers, each a mean over all pixels."""
-        terms = [cross_entropy(logits, labels, weights) for labels, weights in self.layers]
+    def loss(self, logits: Tensor, stride: int = 1) -> Tensor:
+        """Sum of the weighted cross-entropies of all layers, each a mean over every ``stride``-th row and column.
+
+        Args:
+            logits: ``(B, C, H // stride, W // stride)``.
+            stride: In pixels of the labels; of every square of so many, the one next to its middle counts.
+        """
+
+        def middles(plane: Tensor) -> Tensor:
+            return plane[:, stride // 2 :: stride, stride // 2 :: stride][:, : logits.shape[-2], : logits.shape[-1]]
+
+        terms = [cross_entropy(logits, middles(labels), middles(weights)) for labels, weights in self.layers]
         return terms[0] if len(terms) == 1 else torch.stack(terms).sum()
 
 

@@ -151,7 +151,8 @@ class StepGradients:
         images, labels = seen.images, seen.labels
         passed = yield from self._on_source.forward(images, "replay")
         yield "replay.loss"
-        loss = seen.loss(passed.output.full())
+        height, width = (int(side) // slot.stride for side in labels.shape[-2:])
+        loss = seen.loss(passed.output.full((height, width)), slot.stride)
         losses = {"replay": loss.item()}
         total = slot.weight * loss
         if apart is not None:

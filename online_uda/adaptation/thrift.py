@@ -6,20 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from online_uda.adaptation.pieces import Effort
 
-WORDS = ("out of memory", "DefaultCPUAllocator", "can't allocate memory")
-"""What torch says of memory where it raises nothing more special than RuntimeError."""
 SMALLEST_CROP = 0.25
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on the device or on the host."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in WORDS)
 
 
 class Thrift:

@@ -140,12 +140,13 @@ def _smallest_divisor(module: nn.Module, what: str) -> int:
     assert failure is not None
     tried = f"{_PROBES[0][1][0]}x{_PROBES[0][1][1]} to {height}x{width}"
     raise UserError(
-        f"{what}: fails on frames (1, 3, H, W) of every size tried ({tried}): {_first_line(failure)}; it has to take "
+        f"{what}: fails on frames (1, 3, H, W) of every size tried ({tried}): {first_line(failure)}; it has to take "
         f"frames of any size, or of multiples of a patch: resize inside its forward where it cannot"
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception says, short enough for one line."""
     return str(error).splitlines()[0][:160] if str(error) else type(error).__name__
 
 
@@ -163,7 +164,7 @@ def _unused(module: nn.Module, what: str, size: tuple[int, int]) -> tuple[str, .
             )
         gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     except RuntimeError as error:
-        raise UserError(f"{what}: no gradient passes through it, so nothing can learn: {_first_line(error)}") from None
+        raise UserError(f"{what}: no gradient passes through it, so nothing can learn: {first_line(error)}") from None
     finally:
         for parameter, flag in zip(parameters.values(), flags, strict=True):
             parameter.requires_grad_(flag)

@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from online_uda.errors import UserError
 from online_uda.networks.class_merge import merged
-from online_uda.networks.discover import Discovery, discover
+from online_uda.networks.discover import Discovery, discover, first_line
 from online_uda.networks.heads import LightHead, init_weights
 from online_uda.networks.module_output import first_of, logits_of
 from online_uda.networks.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmentation, Segmenter
+from online_uda.out_of_memory import is_out_of_memory
 
 Triple = tuple[float, float, float]
 PREFIX = "inner."
@@ -100,6 +102,7 @@ class ModuleSegmenter(Segmenter):
         for name in found.single_value_norms:
             inner.get_submodule(name).keeps_source_statistics = True  # type: ignore[assignment]
         self._unused = frozenset(found.unused)
+        self._taken_sizes: set[tuple[int, int]] = set()
         self._owner = {name: self._stage_of(name) for name, _ in inner.named_parameters()}
 
     def _stage_of(self, parameter: str) -> int:
@@ -131,13 +134,21 @@ class ModuleSegmenter(Segmenter):
         taken = _Taken(stop_after)
         token = _TAKING.set(taken)
         output = None
+        size = (int(x.shape[-2]), int(x.shape[-1]))
         try:
             output = self.inner(x)
+            self._taken_sizes.add(size)
         except _Enough:
             pass
+        except Exception as error:
+            if size in self._taken_sizes or is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"{self.what}: its own code fails on frames of {size[0]}x{size[1]}: {first_line(error)}; "
+                f"take another --size, or mend its forward"
+            ) from error
         finally:
             _TAKING.reset(token)
-        size = (int(x.shape[-2]), int(x.shape[-1]))
         return output, tuple(self._as_map(taken.maps[index], index, size) for index in sorted(taken.maps))
 
     def _as_map(self, found: Tensor, index: int, size: tuple[int, int]) -> Tensor:

@@ -71,7 +71,8 @@ def test_hamlet_has_the_values_of_the_paper() -> None:
     }  # fmt: skip
     assert slots["pseudo_labels"] == {"confidence": 0.968, "ignore_top": 15 / 512, "ignore_bottom": 120 / 512}
     assert {name: slot for name, slot in slots["objectives"].items() if slot is not None} == {
-        "replay": {"weight": 1.0}, "mixed": {"weight": 1.0}, "feature_distance": {"weight": 0.005, "min_share": 0.75},
+        "replay": {"weight": 1.0, "stride": 1}, "mixed": {"weight": 1.0},
+        "feature_distance": {"weight": 0.005, "min_share": 0.75},
     }  # fmt: skip
     assert trigger == {
         "kind": "hamlet", "window": 75, "up": 0.23, "down": -0.23, "near_value": 0.8, "far_value": 2.55,

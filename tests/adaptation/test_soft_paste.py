@@ -51,6 +51,21 @@ def test_check_3_a_soft_paste_is_nine_tenths_of_one_and_a_tenth_of_the_other() -
     assert torch.equal(made.labels, torch.where(mask, 2, 1).expand(2, -1, -1))
 
 
+@pytest.mark.parametrize(("stride", "first"), [(1, 0), (2, 1), (4, 2)])
+@pytest.mark.parametrize("size", [(8, 12), (11, 14)])
+def test_a_strided_loss_looks_at_the_middles_of_squares(stride: int, first: int, size: tuple[int, int]) -> None:
+    rows, columns = (side // stride for side in size)
+    labels = torch.randint(0, 5, (2, *size), generator=torch.Generator().manual_seed(0))
+    logits, weights = drawn(2, 5, rows, columns), drawn(2, *size, seed=1)
+    at = [(y, x) for y in range(first, rows * stride, stride) for x in range(first, columns * stride, stride)]
+    terms = [
+        weights[b, y, x] * F.cross_entropy(logits[b, :, y // stride, x // stride], labels[b, y, x])
+        for b in range(2) for y, x in at
+    ]  # fmt: skip
+    loss = plain(drawn(2, 3, *size), labels, weights).loss(logits, stride)
+    assert loss.item() == pytest.approx(torch.stack(terms).mean().item(), abs=1e-12)
+
+
 def test_two_pastes_split_the_label_in_three() -> None:
     x, everywhere = drawn(1, 3, 2, 2), torch.ones(1, 2, 2, dtype=torch.bool)
     patches = [Patch(drawn(1, 3, 2, 2, seed=s), torch.full((1, 2, 2), s), everywhere) for s in (1, 2)]

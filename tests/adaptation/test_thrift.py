@@ -9,7 +9,8 @@ import torch
 from recipe_kit import HAMLET, REPLAY, TENT, changed, copy_of, make_recipe, play, settings_of, stream, trained
 
 from online_uda.adaptation.pieces import Effort
-from online_uda.adaptation.thrift import Thrift, is_out_of_memory
+from online_uda.adaptation.thrift import Thrift
+from online_uda.out_of_memory import is_out_of_memory
 
 SHORTAGES = [
     MemoryError(),

@@ -289,3 +289,26 @@ def test_functions_are_found_called_and_checked(tmp_path: Path, monkeypatch: pyt
     ):
         with pytest.raises(UserError, match=words):
             load_network(name, CAMVID_11)
+
+
+def test_a_size_that_its_own_code_cannot_take_is_told_in_one_line_and_later_faults_pass() -> None:
+    faults: list[Exception] = []
+
+    def picky(logits: Tensor) -> Tensor:
+        if faults:
+            raise faults[0]
+        if logits.shape[-2] < 10:
+            raise RuntimeError("output size is too small\nand more")
+        return logits
+
+    network = wrapped(Lambda(picky, stride=8))
+    with torch.no_grad():
+        with pytest.raises(
+            UserError, match=r"mine: its own code fails on frames of 64x96: output size is too small; take"
+        ):
+            network(torch.zeros(1, 3, 64, 96))
+        network(torch.zeros(1, 3, 96, 128))
+        for fault, size in ((RuntimeError("a bug"), 128), (torch.OutOfMemoryError("none left"), 192)):
+            faults[:] = [fault]
+            with pytest.raises(type(fault), match=str(fault)):
+                network(torch.zeros(1, 3, 96, size))

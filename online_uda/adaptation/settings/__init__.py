@@ -13,6 +13,7 @@ from online_uda.adaptation.settings.objectives import (
     EntropySettings,
     FeatureDistanceSettings,
     ObjectiveSettings,
+    ReplayedSettings,
     WeightSettings,
 )
 from online_uda.adaptation.settings.student import (
@@ -46,6 +47,7 @@ __all__ = [
     "OptimizerSettings",
     "PseudoLabelSettings",
     "ReplaySettings",
+    "ReplayedSettings",
     "ScopeSettings",
     "StrideTrigger",
     "StyleSettings",

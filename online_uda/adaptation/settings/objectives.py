@@ -92,6 +92,16 @@ class WeightSettings(SlotModel):
     weight: NotNegative = 1.0
 
 
+class ReplayedSettings(SlotModel):
+    """Cross-entropy on labelled source images, at every ``stride``-th row and column of them.
+
+    Logits come at a quarter of the images' size: what a loss at every pixel adds is the price of interpolating them.
+    """
+
+    weight: NotNegative = 1.0
+    stride: Literal[1, 2, 4] = 1
+
+
 class FeatureDistanceSettings(SlotModel):
     """Distance of last-stage features of replayed images to the source network's (specs/hamlet.md 2.8)."""
 
@@ -223,7 +233,7 @@ class ObjectiveSettings(SlotModel):
     """What a step minimises: the weighted sum of the objectives present."""
 
     entropy: EntropySettings | None = None
-    replay: WeightSettings | None = None
+    replay: ReplayedSettings | None = None
     mixed: WeightSettings | None = None
     feature_distance: FeatureDistanceSettings | None = None
     fisher: FisherSettings | None = None
