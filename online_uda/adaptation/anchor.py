@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from online_uda.adaptation.norm import NormStatistics
 from online_uda.adaptation.settings.student import KalmanSettings
@@ -44,7 +44,7 @@ class Anchor:
         self._anchors = [anchors.get(name, parameter).detach().clone() for name, parameter in learning]
         served = dict.fromkeys(f"{name.partition(MARK)[0]}.weight" if MARK in name else name for name, _ in learning)
         averaged = dict(deployed.named_parameters())
-        self._averaged = [] if deployed is student else [averaged[name] for name in served]
+        self._averaged: list[nn.Parameter] = [] if deployed is student else [averaged[name] for name in served]
         self._averaged_anchors = [anchors[name].detach().clone() for name in served] if self._averaged else []
         self._student, self._deployed, self._learning, self._norm = student, deployed, learning, norm
         self._fixed = student is source
@@ -52,6 +52,13 @@ class Anchor:
         self._kalman = kalman
         self._variance = 0.0
         self.forget()
+
+    @property
+    def ways(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Parameters of the deployed network that move, and their values at home."""
+        if self._averaged:
+            return list(self._averaged), self._averaged_anchors
+        return [parameter for _, parameter in self._learning], self._anchors
 
     def away(self, share: float) -> bool:
         """Whether `relax` by ``share`` may still move something."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from online_uda.adaptation.ensemble import DistanceEnsemble
 from online_uda.adaptation.fusion import TemporalFusion
 from online_uda.adaptation.norm import NormStatistics, named_batch_norms
 from online_uda.adaptation.pieces import Pieces
 from online_uda.adaptation.prior import corrected_by_prior
 from online_uda.adaptation.settings import MethodSettings
 from online_uda.adaptation.staged_pass import forward_pieces
-from online_uda.networks.predictor import Predictor, PredictorFactory, TorchPredictor, Wishes
+from online_uda.networks.predictor import Predictor, PredictorFactory, TorchPredictor, Wishes, copy_weights
 from online_uda.networks.segmenter import Segmentation, Segmenter
 from online_uda.networks.views import Views
 
@@ -32,6 +34,7 @@ class Answering:
         autocast: Makes the autocast context of a forward pass.
         look: What frames go through before the deployed network; None leaves them alone.
         fusion: What answers to the stream go through; None leaves them alone.
+        ensemble: Weights that answer in place of the deployed ones; None has these answer.
     """
 
     def __init__(
@@ -45,10 +48,12 @@ class Answering:
         autocast: Callable[[], AbstractContextManager[Any]],
         look: Callable[[Tensor], Tensor] | None,
         fusion: TemporalFusion | None = None,
+        ensemble: DistanceEnsemble | None = None,
     ) -> None:
         self._name, self._settings = name, settings
         self._deployed, self._source, self._norm, self._autocast = deployed, source, norm, autocast
-        self._look, self._fusion = look, fusion
+        self._look, self._fusion, self._ensemble = look, fusion, ensemble
+        self._served = deployed
         self.predictor: Predictor = TorchPredictor(deployed, self._predicting)
 
     @property
@@ -58,8 +63,11 @@ class Answering:
 
     @contextmanager
     def _predicting(self) -> Iterator[None]:
-        with self._norm.predicting(), self._autocast():
+        with self._norm.predicting(), self._autocast(), self._between():
             yield
+
+    def _between(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._ensemble is None else self._ensemble.shown()
 
     def predict(self, frames: Tensor, *, corrected: bool = True) -> Segmentation:
         """Segments a frame of the stream with the weights published so far.
@@ -95,7 +103,9 @@ class Answering:
         watched = tuple(norms) if self._norm.records else ()
         of_the_frame = bool(norms) and self._settings.norm.statistics in ("batch", "alpha", "iabn")
         normalising = self._norm.of_a_copy if of_the_frame else None
-        self.predictor = factory(self._deployed, Wishes(tuple(moving), watched, normalising))
+        if self._ensemble is not None:
+            self._served = copy.deepcopy(self._deployed).requires_grad_(False)
+        self.predictor = factory(self._served, Wishes(tuple(moving), watched, normalising))
 
     def predict_in_views(self, views: Views) -> None:
         """Shows the network ``views`` of a frame from now on, in torch."""
@@ -103,7 +113,10 @@ class Answering:
 
     def publish(self) -> None:
         """Lets the predictor use the deployed weights as they are now; where it holds none of its own, they are."""
-        self.predictor.publish(self._deployed)
+        if self._served is not self._deployed:
+            with self._between():
+                copy_weights(self._deployed, self._served)
+        self.predictor.publish(self._served)
 
     def aside(self, images: Tensor, name: str) -> Pieces[Segmentation]:
         """As `predict`, of images that are not the stream's, and in pieces that are called after ``name``."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from online_uda.adaptation.anchor import Anchor
 from online_uda.adaptation.answering import Answering
 from online_uda.adaptation.deployed import adapter_config
+from online_uda.adaptation.ensemble import DistanceEnsemble
 from online_uda.adaptation.fisher import FisherPull, fisher_diagonal
 from online_uda.adaptation.fusion import TemporalFusion
 from online_uda.adaptation.guards.canary import Canary
@@ -115,6 +116,9 @@ class Composition:
         self._norm = NormStatistics(self.student, settings.norm, watched=self.deployed)
         self._anchor = Anchor(source, self.student, self.deployed, self._learning, self._norm,
                               settings.anchor.kalman)  # fmt: skip
+        self._ensemble = None
+        if settings.anchor.ensemble is not None:
+            self._ensemble = DistanceEnsemble(settings.anchor.ensemble, *self._anchor.ways)
         self._mode = StudentMode(self.student, self._norm, settings, self._device)
         self._gradients = StepGradients(
             settings, student=self.student, source=source, classes=classes, teacher=self.teacher, replay=replay,
@@ -131,6 +135,7 @@ class Composition:
             autocast=self._autocast,
             look=look,
             fusion=self._fusion,
+            ensemble=self._ensemble,
         )
         self._guard = self._build_guard(canary)
         self._memory = None if settings.memory is None else DomainMemory(self._moving, settings.memory)

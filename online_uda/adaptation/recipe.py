@@ -105,6 +105,8 @@ class Recipe(Composition):
             self._look.watch(frames, decision)
         if self._fusion is not None:
             self._fusion.watch(decision)
+        if self._ensemble is not None:
+            self._ensemble.watch(decision)
         if self._memory is not None:
             self._memory.watch(decision)
         self._gradients.watch(frames, prediction)
@@ -251,7 +253,7 @@ class Recipe(Composition):
             "optimizer": self._optimizer, "teacher": self.teacher, "selector": self._scope.selector,
             "replay": self._replay, "trigger": self._trigger, "thrift": self._thrift, "guard": self._guard,
             "norm": self._norm, "memory": self._memory, "step": self._step,
-            "look": self._look, "fusion": self._fusion, "reservoir": self._reservoir,
+            "look": self._look, "fusion": self._fusion, "ensemble": self._ensemble, "reservoir": self._reservoir,
         }  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

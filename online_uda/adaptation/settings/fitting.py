@@ -132,9 +132,12 @@ def _sharpness(method: MethodSettings) -> Iterator[KeyedError]:
 def _recovery(method: MethodSettings) -> Iterator[KeyedError]:
     if method.anchor.reset_below is not None and method.objectives.entropy is None:
         yield KeyedError("watches objectives.entropy; add it or drop this", "anchor", "reset_below")
+    if method.anchor.ensemble is not None and method.trigger.kind != "drift":
+        text = "needs trigger.kind drift, which measures distances; with another, set anchor.ensemble=null"
+        yield KeyedError(text, "anchor", "ensemble")
     if method.scope.parameters != "none":
         return
-    for key in ("restore", "reset_every", "reset_below", "reset_above", "kalman"):
+    for key in ("restore", "reset_every", "reset_below", "reset_above", "kalman", "ensemble"):
         if getattr(method.anchor, key) not in (None, 0.0):
             yield KeyedError("no parameter learns, so there is nothing to put back; drop it", "anchor", key)
 
