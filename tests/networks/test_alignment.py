@@ -22,7 +22,8 @@ from online_uda.networks.alignment import InputAlignment, mean_look, moments, of
 from online_uda.networks.checkpoint_writer import save_folder
 from online_uda.networks.checkpoints import load_folder
 from online_uda.networks.haze import mean_transmission
-from online_uda.networks.segmenter import build_segformer, segformer_config
+from online_uda.networks.mit import MiTConfig
+from online_uda.networks.segmenter import SegformerConfig, build_segformer
 
 CPU = torch.device("cpu")
 TO_OPPONENT = np.array(
@@ -142,10 +143,11 @@ def test_frames_of_a_batch_are_aligned_each_by_its_own_moments_also_under_autoca
         torch.testing.assert_close(align(frames), both, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize(("haze", "by_place"), [(0.0, 1.0), (0.0, 0.3), (0.65, 0.3)])
+@pytest.mark.parametrize(("haze", "by_place"), [(0.0, 1.0), (0.65, 0.3)])
 def test_it_travels_in_a_folder_and_in_a_graph(tmp_path: Path, haze: float, by_place: float) -> None:
     torch.manual_seed(0)
-    config = segformer_config("b0", 5)
+    encoder = MiTConfig((8, 16, 24, 32), (1, 1, 1, 1), (1, 1, 1, 1), (8, 4, 2, 1))
+    config = SegformerConfig(encoder, 5, head_width=16, light_width=8)
     network = build_segformer(config).eval().requires_grad_(False)
     plain = network(tensor(hazy(street(3, (64, 96))))).logits
     names = set(network.state_dict())
