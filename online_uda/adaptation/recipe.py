@@ -156,6 +156,8 @@ class Recipe(Composition):
             recalled, whose = self._reservoir.settle(frames), "reservoir"
         if recalled is None:
             return False
+        if self._ensemble is not None:
+            self._ensemble.settle()
         if self._optimizer is not None:
             self._optimizer.state.clear()
         self._events.append(GuardEvent("recall", whose, f"went on with {recalled}"))

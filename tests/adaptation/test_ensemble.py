@@ -13,6 +13,7 @@ from recipe_kit import REPLAY, Scripted, changed, copy_of, make_recipe, play, se
 
 from online_uda.adaptation.ensemble import DistanceEnsemble
 from online_uda.adaptation.recipe import Recipe
+from online_uda.adaptation.settings import EnsembleSettings
 from online_uda.adaptation.trigger.base import Decision
 from online_uda.networks.segmenter import Segmenter
 from online_uda.runtime.buffered import BufferedPredictor
@@ -22,9 +23,14 @@ TEACHER: dict[str, Any] = {**STUDENT, "teacher": {"cap": 0.5}, "deploy": "teache
 FRAME = next(stream(1, seed=7))
 
 
-def learned(data: dict[str, Any], distance: float, ensemble: tuple[float, float] | None = (1.0, 2.0)) -> Recipe:
-    """A recipe that has learned from two frames, and was told of ``distance`` at the second."""
-    trigger = Scripted(Decision(True, distance=3.0), Decision(True, distance=distance), Decision(False))
+WIDE: dict[str, Any] = {"near": 1.0, "full": 0.5}
+
+
+def learned(data: dict[str, Any], distance: float, ensemble: dict[str, Any] | None = WIDE) -> Recipe:
+    """A recipe that has learned from two frames, one at distance 4 and one at ``distance``: all answers from 2 on."""
+    trigger = Scripted(
+        Decision(True, distance=4.0, far=True), Decision(True, distance=distance, far=True), Decision(False)
+    )
     recipe = make_recipe(settings_of(data, anchor={"ensemble": ensemble}), trained("layernorm"), trigger=trigger)
     play(recipe, stream(2))
     return recipe
@@ -40,13 +46,42 @@ def between(source: Segmenter, deployed: Segmenter, share: float) -> Segmenter:
     return made
 
 
-@pytest.mark.parametrize(("distance", "share"), [(0.2, 0.0), (1.0, 0.0), (1.25, 0.25), (2.0, 1.0), (9.0, 1.0)])
-def test_the_share_grows_with_the_distance(distance: float, share: float) -> None:
-    ensemble = DistanceEnsemble((1.0, 2.0), [], [])
-    ensemble.watch(Decision(False, distance=distance))
-    assert ensemble.share == share
+def told(ensemble: DistanceEnsemble, *distances: float, far: bool = True) -> float:
+    for distance in distances:
+        ensemble.watch(Decision(False, distance=distance, far=far))
+    return ensemble.share
+
+
+@pytest.mark.parametrize(("distance", "share"), [(0.2, 0.0), (1.0, 0.0), (1.25, 0.25), (2.0, 1.0), (4.0, 1.0)])
+def test_the_share_falls_on_the_way_back(distance: float, share: float) -> None:
+    ensemble = DistanceEnsemble(EnsembleSettings(**WIDE), [], [])
+    assert told(ensemble, 1.2, 2.0, 4.0) == 1.0  # on the way there all answers
+    assert told(ensemble, distance) == share
     ensemble.watch(Decision(False))  # nothing tells: the share stays
     assert ensemble.share == share
+
+
+def test_what_was_learned_last_time_says_nothing_of_the_next() -> None:
+    ensemble = DistanceEnsemble(EnsembleSettings(**WIDE), [], [])
+    assert told(ensemble, 4.0, 1.25) == 0.25
+    assert told(ensemble, 0.9, far=False) == 0.0  # while the weights go home they do not answer
+    assert told(ensemble, 1.25) == 1.0  # a new storm begins
+
+
+def test_all_of_recalled_weights_answer() -> None:
+    ensemble = DistanceEnsemble(EnsembleSettings(**WIDE), [], [])
+    assert told(ensemble, 4.0, 1.5) == 0.5
+    ensemble.settle()
+    assert ensemble.share == told(ensemble, 1.4) == 1.0
+
+
+@pytest.mark.parametrize("key", ["near", "full"])
+def test_every_option_counts(key: str) -> None:
+    shares = [
+        told(DistanceEnsemble(EnsembleSettings(**{**WIDE, key: value}), [], []), 4.0, 1.5)
+        for value in (WIDE[key], WIDE[key] * 1.2)
+    ]
+    assert shares[0] != shares[1]
 
 
 @pytest.mark.parametrize("data", [STUDENT, TEACHER], ids=["student", "teacher"])
@@ -90,10 +125,9 @@ def test_a_resumed_recipe_answers_alike() -> None:
     ("changes", "message"),
     [
         ({"trigger": {"kind": "always"}}, "needs trigger.kind drift, which measures distances; with another, set"),
-        ({"anchor__ensemble": [2.0, 2.0]}, "all that was learned answers at the second distance, which must be larger"),
         ({"scope__parameters": "none", "objectives": {}}, "no parameter learns, so there is nothing to put back"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        settings_of({**STUDENT, "anchor": {"ensemble": [1.0, 2.0]}}, **changes)
+        settings_of({**STUDENT, "anchor": {"ensemble": WIDE}}, **changes)

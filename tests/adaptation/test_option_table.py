@@ -256,7 +256,7 @@ ELSEWHERE = {
     "scope__decay": "test_second_wave.py::test_mad_by_hand",
     "scope__exploration": "test_scope_bandit.py::test_without_exploration_the_best_so_far_is_kept",
     "anchor__relax": "test_anchor.py::test_rest_ends_at_home_to_the_bit",
-    "anchor__ensemble": "test_ensemble.py::test_weights_between_answer",
+    **{f"anchor__ensemble__{key}": "test_ensemble.py::test_every_option_counts" for key in ("near", "full")},
     "anchor__restart": "test_recipe.py::test_restart_acts_before_the_step_at_a_change_back_towards_the_source",
     "objectives__distilled__network": "test_option_table.py::test_the_network_that_is_named_labels_the_frames",
     "objectives__distilled__classes": "test_option_table.py::test_a_bigger_network_of_other_classes",

@@ -200,6 +200,17 @@ class KalmanSettings(SlotModel):
         return self
 
 
+class EnsembleSettings(SlotModel):
+    """Weights that answer on the way back to the source domain (WiSE-FT; `online_uda.adaptation.ensemble`).
+
+    Distances are the drift trigger's, 1 being the limit of the source domain. All that was learned answers from
+    ``full`` times the furthest distance since the stream left that domain on; nothing of it up to ``near``.
+    """
+
+    near: NotNegative = 0.8
+    full: PositiveShare = 0.6
+
+
 class AnchorSettings(SlotModel):
     """Pull of the learning parameters and BatchNorm statistics towards the source network, a linear step each time.
 
@@ -210,9 +221,8 @@ class AnchorSettings(SlotModel):
     ``restore`` puts that share of single weights, drawn anew, back after every step (CoTTA). ``reset_every`` puts all
     back after so many steps (RDumb), ``reset_below`` where a running mean (0.9, 0.1) of the entropy falls below it, in
     nats: the sign of a collapse (SAR). ``reset_above`` puts all back where the loss of a step is above it (MAD).
-    ``kalman`` blends the weights with a filtered way back (CMF). ``ensemble`` answers frames with weights between the
-    source network's and the learned ones: the former up to the first of two distances that the drift trigger measures,
-    the latter from the second on (WiSE-FT). Learning goes on with the latter.
+    ``kalman`` blends the weights with a filtered way back (CMF). ``ensemble`` answers frames with weights
+    between the source network's and the learned ones where the stream has come nearer than it was.
     """
 
     pull: Share = 0.0
@@ -223,11 +233,4 @@ class AnchorSettings(SlotModel):
     reset_below: Positive | None = None
     reset_above: Positive | None = None
     kalman: KalmanSettings | None = None
-    ensemble: tuple[NotNegative, NotNegative] | None = None
-
-    @model_validator(mode="after")
-    def _ensemble_grows(self) -> Self:
-        if self.ensemble is not None and self.ensemble[0] >= self.ensemble[1]:
-            text = f"{list(self.ensemble)}: all that was learned answers at the second distance, which must be larger"
-            raise KeyedError(text, "ensemble")
-        return self
+    ensemble: EnsembleSettings | None = None
