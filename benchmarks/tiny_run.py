@@ -44,7 +44,9 @@ def write_inputs(root: Path, frames: int) -> None:
 
 def command(root: Path, out: str, *overrides: str, method: str = "default") -> list[str]:
     """Arguments of a run on these inputs that learns on every frame, guards on, a snapshot after every frame."""
-    learning = {"default": ("trigger.kind=always", "memory=null", "replay.frames=6", "guards.every=2")}.get(method, ())
+    learning = {
+        "default": ("trigger.kind=always", "memory=null", "anchor.ensemble=null", "replay.frames=6", "guards.every=2")
+    }.get(method, ())
     return [
         "--schedule", str(root / "storm.yaml"), "--network", str(root / "network"), "--source", str(root / "source"),
         "--method", method, "--out", str(root / out), "--device", "cpu", "--threads", "1", "run.precision=fp32",

@@ -12,7 +12,15 @@ from online_uda.cli import main
 from tests.run_kit import FRAMES, Kit, assert_same, frames_of, method_state, summary_of, write_kit
 from tests.test_run_resume import at_frame, kill
 
-LEARN = ("trigger.kind=always", "trigger.every=1", "replay.frames=6", "guards=null", "memory=null", "alignment=null")
+LEARN = (
+    "trigger.kind=always",
+    "trigger.every=1",
+    "replay.frames=6",
+    "guards=null",
+    "memory=null",
+    "anchor.ensemble=null",
+    "alignment=null",
+)
 PIECES = 28
 """Pieces of a step of `default`: absorb, begin, three of the update, the draw, eleven of each of two objectives."""
 

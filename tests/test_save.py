@@ -286,7 +286,7 @@ def test_a_network_that_answers_in_other_classes_keeps_its_own_names(kit: Kit, o
 
 
 def test_moved_frames_travel_with_the_network_or_the_card_says_that_they_do_not(kit: Kit) -> None:
-    extra = ("trigger.kind=always", "memory=null", "guards=null", "replay.frames=4")
+    extra = ("trigger.kind=always", "memory=null", "anchor.ensemble=null", "guards=null", "replay.frames=4")
     run = kit.run(*extra, method="default", frames=1)
     assert main([str(run), "--out", str(kit.root / "own")]) == 0
     alignment = load_folder(kit.root / "own").network.alignment

@@ -250,7 +250,10 @@ def test_default_scale_reaches_the_detector() -> None:
 
 
 def test_always_override_learns_from_the_first_frame() -> None:
-    method = make(shipped("default", "trigger.kind=always", "trigger.every=1", "memory=null"), loaded("batchnorm"))
+    method = make(
+        shipped("default", "trigger.kind=always", "trigger.every=1", "memory=null", "anchor.ensemble=null"),
+        loaded("batchnorm"),
+    )
     assert all(report.updated and report.losses for report in play(method, stream(3, haze=0.0)))
 
 

@@ -111,6 +111,7 @@ def test_a_run_holds_weights_apart_and_they_are_the_learners(
     extra = (
         "trigger.kind=always",
         "memory=null",
+        "anchor.ensemble=null",
         "alignment=null",
         "fusion=null",
         "replay.frames=6",
@@ -187,7 +188,14 @@ def test_holding_weights_apart_changes_no_number(tmp_path: Path, make_folder: An
     kit = write_kit(tmp_path, make_folder)
     costs = tmp_path / "costs.json"
     costs.write_text('{"stages_ms": {"predict": 1, "detect": 1, "step": 1}}')
-    words = ("trigger.kind=always", "memory=null", "alignment=null", "replay.frames=6", "guards.every=2")
+    words = (
+        "trigger.kind=always",
+        "memory=null",
+        "anchor.ensemble=null",
+        "alignment=null",
+        "replay.frames=6",
+        "guards.every=2",
+    )
     runs = [
         kit.run(*words, method="default", out=learn, fps=1, learn=learn, clock=costs, frames=2)
         for learn in ("sync", "interleaved", "async")
@@ -207,6 +215,7 @@ def test_guards_that_find_nothing_wrong_change_no_number_of_a_run(tmp_path: Path
         kit.run(
             "trigger.kind=always",
             "memory=null",
+            "anchor.ensemble=null",
             "alignment=null",
             "fusion=null",
             "replay.frames=6",
@@ -239,6 +248,7 @@ def test_a_worker_that_fails_in_a_run_is_an_event_and_every_frame_is_predicted(
     words = (
         "trigger.kind=always",
         "memory=null",
+        "anchor.ensemble=null",
         "alignment=null",
         "fusion=null",
         "replay.frames=6",
