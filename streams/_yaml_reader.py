@@ -36,6 +36,9 @@ class ConfigError(StreamError):
         self.lines = tuple(lines)
         super().__init__("\n".join(self.lines))
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[Sequence[str]]]:
+        return type(self), (self.lines,)  # by default a process would hand on the joined text, as if it were the lines
+
 
 class Reader:
     """Turns the events of one document into plain data while it notes where each part stands.

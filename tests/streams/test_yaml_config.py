@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -248,3 +249,9 @@ def test_fuzzed_trees_are_explained_in_words(tree: dict[str, Any], overrides: li
             assert line.startswith(("fuzz", "command line"))
             assert "pydantic" not in line
             assert "Input should" not in line
+
+
+def test_a_fault_crosses_processes_with_its_lines() -> None:
+    fault = ConfigError(["a.yaml:1:1: x: one", "a.yaml:2:1: y: two"])
+    again = pickle.loads(pickle.dumps(fault))
+    assert (again.lines, str(again)) == (fault.lines, str(fault))
