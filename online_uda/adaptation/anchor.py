@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +48,7 @@ class Anchor:
         self._student, self._deployed, self._learning, self._norm = student, deployed, learning, norm
         self._fixed = student is source
         self._settled = False
+        self._nearly: list[float] = []
         self._kalman = kalman
         self._variance = 0.0
         self.forget()
@@ -128,9 +128,9 @@ class Anchor:
         """
         if not self.away(share):
             return False
-        left = self._left()
-        self._settled = left <= NEARLY
-        if left == 0.0:
+        now, home = self._moving()
+        self._settled = self._nearly_home(now, home)
+        if self._settled and all(torch.equal(mine, theirs) for mine, theirs in zip(now, home, strict=True)):
             return False
         share = 1.0 if self._settled else share
         means = [parameter.data for parameter in self._averaged]
@@ -142,13 +142,16 @@ class Anchor:
                 mine.copy_(students)
         return True
 
-    def _left(self) -> float:
-        """The longest way home of a weight or statistic, over one more than the largest of its tensor at home."""
+    def _moving(self) -> tuple[list[Tensor], list[Tensor]]:
+        """All that moves, and where it is at home."""
         now = [*(parameter.data for _, parameter in self._learning), *(parameter.data for parameter in self._averaged)]
-        now += self._norm.running()
-        home = [*self._anchors, *self._averaged_anchors, *self._norm.source()]
-        if not now:
-            return 0.0
-        ways = torch._foreach_norm(torch._foreach_sub(now, home), math.inf)
-        sizes = torch._foreach_norm(home, math.inf)
-        return float((torch.stack(list(ways)) / (1.0 + torch.stack(list(sizes)))).amax())
+        return [*now, *self._norm.running()], [*self._anchors, *self._averaged_anchors, *self._norm.source()]
+
+    def _nearly_home(self, now: list[Tensor], home: list[Tensor]) -> bool:
+        if not self._nearly:
+            self._nearly = [NEARLY * (1.0 + float(theirs.abs().amax())) for theirs in home]
+        # One by one: on most of the way the first tensor tells.
+        return all(
+            bool((mine - theirs).abs_().amax() <= most)
+            for mine, theirs, most in zip(now, home, self._nearly, strict=True)
+        )
