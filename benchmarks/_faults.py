@@ -13,7 +13,6 @@ from typing import Any
 from torch import Tensor
 
 from online_uda.adaptation import frame_pass
-from online_uda.adaptation import step as steps
 from online_uda.adaptation.recipe import Recipe
 from online_uda.reports.record import FrameRecord
 from online_uda.runtime import clock as clocks
@@ -71,7 +70,7 @@ class Faults:
 
     def install(self) -> None:
         """Wraps what can fail."""
-        method, backward, write = self._runner.method, steps.backward_pieces, runners.write_snapshot
+        method, backward, write = self._runner.method, frame_pass.backward_pieces, runners.write_snapshot
         assert isinstance(method, Recipe)
         predict, pull, tell = method.predict, method._anchor.pull, time.perf_counter
 
@@ -100,7 +99,7 @@ class Faults:
 
         method.predict = counted  # type: ignore[method-assign]
         method._anchor.pull = spoilt  # type: ignore[method-assign]
-        steps.backward_pieces = frame_pass.backward_pieces = short
+        frame_pass.backward_pieces = short
         runners.write_snapshot = full
         clocks.time = _Jumping(tell, lambda: self._jump_s)  # type: ignore[assignment]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,10 @@ class RandomStream:
 
     def figures(self) -> None:
         """The summary has nothing to say of it."""
+
+    def sources(self) -> list[Any]:
+        """Of no data."""
+        return []
 
     def __enter__(self) -> RandomStream:
         return self
