@@ -13,8 +13,6 @@ def test_a_soak_of_forty_frames(tmp_path: Path) -> None:
     got = soak(tmp_path, arguments)
     assert (got["frames"], got["recorded"], got["not_finite"]) == (40, 40, 0)
     assert got["predicted"] == 39
-    assert {
-        kind: got["injected"][kind] for kind in ("bad_frame", "black", "report", "clock", "memory")
-    } == dict.fromkeys(("bad_frame", "black", "report", "clock", "memory"), 1)
+    assert all(got["injected"][kind] == 1 for kind in ("bad_frame", "black", "report", "clock", "memory"))
     environment = {"cpu": "one", "torch": {"version": "2"}}
     assert "| ticks recorded | 40 | 40 |" in markdown({"environment": environment, "command": "soak", "result": got})
