@@ -17,6 +17,7 @@ from online_uda.adaptation.recipe import Recipe
 from online_uda.reports.record import FrameRecord
 from online_uda.runtime import clock as clocks
 from online_uda.runtime import runner as runners
+from online_uda.runtime import snapshot_writer
 
 KINDS = ("bad_frame", "black", "nan_weights", "memory", "disk", "report", "clock")
 
@@ -70,7 +71,7 @@ class Faults:
 
     def install(self) -> None:
         """Wraps what can fail."""
-        method, backward, write = self._runner.method, frame_pass.backward_pieces, runners.write_snapshot
+        method, backward, write = self._runner.method, frame_pass.backward_pieces, snapshot_writer.write_snapshot
         assert isinstance(method, Recipe)
         predict, pull, tell = method.predict, method._anchor.pull, time.perf_counter
 
@@ -100,7 +101,7 @@ class Faults:
         method.predict = counted  # type: ignore[method-assign]
         method._anchor.pull = spoilt  # type: ignore[method-assign]
         frame_pass.backward_pieces = short
-        runners.write_snapshot = full
+        snapshot_writer.write_snapshot = full
         clocks.time = _Jumping(tell, lambda: self._jump_s)  # type: ignore[assignment]
 
 

@@ -197,16 +197,16 @@ def test_threads_device_and_precision_are_used_and_written_down(kit: Kit, monkey
 
 
 def test_snapshots_come_as_often_as_asked(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    from online_uda.runtime import runner
+    from online_uda.runtime import snapshot_writer
 
     written: list[int] = []
-    write = runner.write_snapshot
+    write = snapshot_writer.write_snapshot
 
     def noted(folder: Path, state: Any) -> Path:
         written.append(state.next_frame)
         return write(folder, state)
 
-    monkeypatch.setattr(runner, "write_snapshot", noted)
+    monkeypatch.setattr(snapshot_writer, "write_snapshot", noted)
     kit.run("run.snapshot_every=4")
     assert written == [4, 8, 12, 14]
     assert len(list((kit.root / "run" / "snapshots").iterdir())) == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
@@ -29,7 +28,8 @@ from online_uda.runtime.interrupts import GracefulStop
 from online_uda.runtime.pace import Pace, Untimed
 from online_uda.runtime.rng import rng_state, set_rng_state
 from online_uda.runtime.scoring import Scorer
-from online_uda.runtime.snapshot import RunState, latest_state, write_snapshot
+from online_uda.runtime.snapshot import RunState, latest_state
+from online_uda.runtime.snapshot_writer import SnapshotWriter
 from streams.frame import StreamItem
 from streams.live.stream import FeedStream
 from streams.stream import Stream
@@ -78,7 +78,7 @@ class Runner:
         self._ended = False
         self._saved_at: int | None = None
         self._save_due = False
-        self.snapshot_failures = 0
+        self._snapshots = SnapshotWriter(folder.snapshots, beside=plan.run.has_deadlines or plan.run.stream is not None)
         self.terminated = False
         self._wall_s_before = 0.0
         self._started_s = clock.now_s()
@@ -132,6 +132,7 @@ class Runner:
                 self.pace.close()
                 self.scorer.close()
             self._save(sinks)
+            self._snapshots.close()
             self.terminated = stop.terminated
             summary = sinks.finish(self.summary())
             try:
@@ -204,7 +205,7 @@ class Runner:
                 "precision": run.precision,
                 "backend": run.backend,
                 "inference": {**run.inference.model_dump(mode="json"), "forwards": self.scorer.latency.forwards},
-                "snapshot_failures": self.snapshot_failures,
+                "snapshot_failures": self._snapshots.failures,
                 "wall_s": self._wall_s(),
                 "frames_per_s": self.evaluator.frames / max(self._wall_s(), 1e-9),
                 **self.pace.figures(),
@@ -216,23 +217,15 @@ class Runner:
         return self._wall_s_before + max(0.0, self.clock.now_s() - self._started_s)
 
     def _save(self, sinks: SinkGroup) -> None:
-        """Reports first, then the snapshot: what a snapshot counts as played has its line on the disk.
-
-        A disk that is full does not end a run: the snapshots before stay, and the next one is tried in its turn.
-        """
+        """Reports first, then the snapshot: what a snapshot counts as played has its line on the disk."""
         self._save_due = False
         if self._steering is not None:
             self._steering.snapshot_taken()
         if self._saved_at == self.next_frame:
             return
         sinks.sync()
-        try:
-            write_snapshot(self.folder.snapshots, self.state())
-        except OSError as error:
-            self.snapshot_failures += 1
-            print(f"warning: no snapshot at frame {self.next_frame}: {error}; the run goes on", file=sys.stderr)
-            return
-        self._saved_at = self.next_frame
+        if self._snapshots.write(self.state()):
+            self._saved_at = self.next_frame
 
     def _sinks(self) -> list[Sink]:
         resumed_at = self.next_frame if self._resumed else None

@@ -15,7 +15,7 @@ from online_uda.cli import main
 from online_uda.reports.jsonl import JsonlSink
 from online_uda.reports.run_folder import RunFolder
 from online_uda.runtime import clock as clocks
-from online_uda.runtime import runner as runners
+from online_uda.runtime import snapshot_writer
 from online_uda.runtime.clock import RealClock
 from online_uda.runtime.interrupts import GracefulStop
 from online_uda.runtime.runner import Runner
@@ -80,7 +80,7 @@ def test_a_full_disk_costs_a_snapshot_and_not_the_run(
     kit: Kit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = kit.run("run.snapshot_every=4", out="whole")
-    write, calls = runners.write_snapshot, []
+    write, calls = snapshot_writer.write_snapshot, []
 
     def sometimes(folder: Path, state: Any) -> Path:
         calls.append(state.next_frame)
@@ -88,7 +88,7 @@ def test_a_full_disk_costs_a_snapshot_and_not_the_run(
             raise FULL
         return write(folder, state)
 
-    monkeypatch.setattr(runners, "write_snapshot", sometimes)
+    monkeypatch.setattr(snapshot_writer, "write_snapshot", sometimes)
     folder = kit.run("run.snapshot_every=4")
     assert calls == [4, 8, 12, FRAMES]
     assert [path.name.split(".")[0] for path in snapshots(folder / "snapshots")] == ["frame-00000012", "frame-00000014"]
