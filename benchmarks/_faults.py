@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -69,8 +70,9 @@ class Faults:
         self.done[kind] += due
         return due
 
-    def install(self) -> None:
-        """Wraps what can fail."""
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Wraps what can fail, for as long as the block lasts."""
         method, backward, write = self._runner.method, frame_pass.backward_pieces, snapshot_writer.write_snapshot
         assert isinstance(method, Recipe)
         predict, pull, tell = method.predict, method._anchor.pull, time.perf_counter
@@ -103,6 +105,10 @@ class Faults:
         frame_pass.backward_pieces = short
         snapshot_writer.write_snapshot = full
         clocks.time = _Jumping(tell, lambda: self._jump_s)  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            frame_pass.backward_pieces, snapshot_writer.write_snapshot, clocks.time = backward, write, time
 
 
 class _Jumping:

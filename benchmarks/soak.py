@@ -75,7 +75,6 @@ def soak(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     failing = [Witness(frame) for frame, kind in plan.items() if kind == "report"]
     everything: list[Sink] = [*sinks, witness, *failing]
     runner._sinks = lambda: everything  # type: ignore[method-assign]
-    faults.install()
     memory: dict[int, float] = {}
     take = runner._take
 
@@ -88,7 +87,8 @@ def soak(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
     runner._take = measured  # type: ignore[method-assign]
     begun = time.monotonic()
-    summary = runner.run()
+    with faults.installed():
+        summary = runner.run()
     faults.done["bad_frame"] = summary["faults"]
     faults.done["black"] = sum(kind == "black" for frame, kind in plan.items() if frame < summary["frames"])
     faults.done["report"] = len(summary["sink_failures"])

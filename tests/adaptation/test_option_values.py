@@ -32,7 +32,7 @@ DECAYED: Data = {**TENT, "optimizer": {"learning_rate": 0.01, "weight_decay": 0.
 CONTRAST: Data = {**MIXED, "objectives": {"replay": {}, "mixed": {}, "contrast": {}}}
 STILL_STATISTICS: Data = {**ADVERSARY, "norm": {"statistics": "source"}}
 
-CASES: list[tuple[str, tuple[str, ...], Data, int]] = [
+CASES: list[tuple[str, tuple[str | int, ...], Data, int]] = [
     # option, its words, the method they are tried in, frames
     ("norm__statistics", ("source", "stream", "batch", "alpha", "dua", "iabn"), STILL, 3),
     ("scope__parameters", ("norm", "bias", "head", "all", "suffix"), TENT, 1),
@@ -41,6 +41,7 @@ CASES: list[tuple[str, tuple[str, ...], Data, int]] = [
     ("adapters__kind", ("lora", "two_rank", "conv", "adaptformer", "side"), LORA, 2),
     ("optimizer__name", ("adamw", "adam", "sgd"), DECAYED, 1),
     ("teacher__buffers", ("copy", "ema", "keep"), TAUGHT, 3),
+    ("objectives__replay__stride", (1, 2, 4), REPLAY, 1),
     ("objectives__taught__trust", ("views", "anchor", "better"), TAUGHT, 3),
     ("objectives__prototype__prior", ("static", "dynamic"), PROTO, 3),
     ("objectives__adversarial__sees", ("image", "pixel", "patch", "output", "entropy", "multi"), ADVERSARY, 1),
@@ -59,7 +60,9 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize(("option", "words", "base", "frames"), CASES, ids=[f"{row[0]}-{row[1][-1]}" for row in CASES])
-def test_every_word_differs_from_every_other(option: str, words: tuple[str, ...], base: Data, frames: int) -> None:
+def test_every_word_differs_from_every_other(
+    option: str, words: tuple[str | int, ...], base: Data, frames: int
+) -> None:
     found = {}
     for word in words:
         changes: Data = {option: word}
@@ -69,7 +72,7 @@ def test_every_word_differs_from_every_other(option: str, words: tuple[str, ...]
     assert not [pair for pair in combinations(words, 2) if found[pair[0]] == found[pair[1]]]
 
 
-def _words(annotation: Any) -> Iterator[str]:
+def _words(annotation: Any) -> Iterator[str | int]:
     if get_origin(annotation) is Literal:
         yield from get_args(annotation)
     else:
@@ -77,7 +80,7 @@ def _words(annotation: Any) -> Iterator[str]:
             yield from _words(part)
 
 
-def _choices(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, set[str]]]:
+def _choices(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, set[str | int]]]:
     for name, option in model.model_fields.items():
         parts = list(dict.fromkeys(_models(option.annotation)))
         if not parts and len(words := set(_words(option.annotation))) > 2:
@@ -88,7 +91,7 @@ def _choices(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, se
 
 def test_every_option_of_more_than_two_words_is_tried_with_each() -> None:
     """One of two words differs from the other by its row in test_option_table."""
-    tried = {name: set(words) for name, words in ELSEWHERE.items()}
+    tried: dict[str, set[str | int]] = {name: set(words) for name, words in ELSEWHERE.items()}
     for option, words, *_ in CASES:
         tried.setdefault(option, set()).update(words)
     assert tried == dict(_choices(MethodSettings))
