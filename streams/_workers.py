@@ -124,7 +124,7 @@ def worker_count(pixels: int, frames: int) -> int:
     """
     if pixels * frames < _WORTH_PIXELS:
         return 0
-    return max(1, min(_MOST, len(os.sched_getaffinity(0)) - 1))
+    return max(1, min(_MOST, core_count() - 1))
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -161,3 +161,8 @@ def items_ahead(
             yield group.take(wanted) or make(wanted)
     finally:
         group.close()
+
+
+def core_count() -> int:
+    """CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

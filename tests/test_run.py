@@ -206,9 +206,9 @@ def test_the_frozen_network_answers_in_a_thread_of_its_own_where_asked_to(kit: K
     threads = set()
     answer = runner.scorer.plain_mask
 
-    def noted(frames: Tensor, scored: Any) -> Any:
+    def noted(frames: Tensor, size: tuple[int, int]) -> Any:
         threads.add(threading.current_thread().name)
-        return answer(frames, scored)
+        return answer(frames, size)
 
     runner.scorer.plain_mask = noted  # type: ignore[method-assign]
     runner.run()

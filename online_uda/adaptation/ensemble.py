@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from online_uda.adaptation.settings import EnsembleSettings
+from online_uda.adaptation.stand_in import standing_in
 from online_uda.adaptation.trigger.base import Decision
 
 
@@ -67,16 +68,10 @@ class DistanceEnsemble:
         if self.share == 1.0 or not self._learned:
             yield
             return
-        kept = [parameter.data for parameter in self._learned]
         with torch.no_grad():
-            between = self._home if self.share == 0.0 else torch._foreach_lerp(self._home, kept, self.share)
-        for parameter, value in zip(self._learned, between, strict=True):
-            parameter.data = value
-        try:
+            between = self._home if self.share == 0.0 else torch._foreach_lerp(self._home, self._learned, self.share)
+        with standing_in(between, self._learned):
             yield
-        finally:
-            for parameter, value in zip(self._learned, kept, strict=True):
-                parameter.data = value
 
     def state_dict(self) -> dict[str, Any]:
         """How far the stream is and has been."""

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from online_uda.adaptation.stand_in import standing_in
+
 
 class Uphill:
     """The weights ``theta + rho * g / |g|``, which stand in the network inside the context alone.
@@ -32,11 +34,5 @@ class Uphill:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        here = [parameter.data for parameter in self._moved]
-        for parameter, there in zip(self._moved, self._there, strict=True):
-            parameter.data = there
-        try:
+        with standing_in(self._there, self._moved):
             yield
-        finally:
-            for parameter, own in zip(self._moved, here, strict=True):
-                parameter.data = own

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 import subprocess
@@ -12,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from streams._workers import core_count
 from streams.live.feed import hidden
 
 PACKAGES = (
@@ -34,7 +34,7 @@ def describe_environment(argv: list[str] | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": core_count(),
         "torch": _torch_facts(),
         "packages": {name: _version(name) for name in PACKAGES},
         "git": git_state(Path(__file__).resolve().parent),

@@ -66,7 +66,7 @@ class ConstantSpeed:
             mask = prediction.labels().cpu().numpy()[0]
         scored = scorer.at_label_size(truth, mask, prediction)
         with self._clock.measure("predict.frozen") as plain:
-            frozen = scorer.plain_mask(frames, scored)
+            frozen = scorer.plain_mask(frames, scorer.label_size(truth, mask))
         score, images = scorer.score(frame, truth, scored, scored if scorer.is_frozen else frozen)
         scorer.latency.record("predict", predict.latency_ms, prediction.forwards)
         rest: dict[str, Any] = {"forwards": prediction.forwards, "predict_ms": predict.latency_ms}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Literal
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from online_uda.errors import UserError
 from online_uda.networks.segmenter import Segmenter
 from online_uda.runtime.clock import Clock
+from streams._workers import core_count
 
 FASTER = 1.25
 """bf16 must be this many times as fast as fp32 to be worth its rounding."""
@@ -44,7 +44,7 @@ def use_threads(wanted: int | None) -> int:
     cores. A limit that the environment sets (``OMP_NUM_THREADS``) is kept.
     """
     if wanted is None:
-        wanted = max(1, min(torch.get_num_threads(), _cores() - 1))
+        wanted = max(1, min(torch.get_num_threads(), core_count() - 1))
     torch.set_num_threads(wanted)
     return wanted
 
@@ -60,11 +60,7 @@ def works_beside(wanted: bool | None, threads: int, size: tuple[int, int], devic
     """
     if wanted is not None:
         return wanted
-    return device.type == "cpu" and _cores() >= 2 * threads and size[0] * size[1] >= 128 * 256
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return device.type == "cpu" and core_count() >= 2 * threads and size[0] * size[1] >= 128 * 256
 
 
 def choose_precision(

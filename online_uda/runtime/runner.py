@@ -127,12 +127,14 @@ class Runner:
         self._started_s = self.clock.now_s()
         with self.stream, SinkGroup(self._sinks()) as sinks, GracefulStop(self.stream.stop) as stop:
             try:
-                fault = self._play(sinks, stop)
+                try:
+                    fault = self._play(sinks, stop)
+                finally:
+                    self.pace.close()
+                    self.scorer.close()
+                self._save(sinks)
             finally:
-                self.pace.close()
-                self.scorer.close()
-            self._save(sinks)
-            self._snapshots.close()
+                self._snapshots.close()
             self.terminated = stop.terminated
             summary = sinks.finish(self.summary())
             try:

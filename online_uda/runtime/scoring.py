@@ -70,8 +70,7 @@ class Scorer:
         if self._beside is None:
             return self.frozen_mask
         height, width = frame.image.shape[:2] if truth.label is None else truth.label.shape
-        blank = np.empty((height, width), np.uint8)
-        asked = self._beside.submit(lambda: self.plain_mask(to_tensor(frame.image, self.device), blank))
+        asked = self._beside.submit(lambda: self.plain_mask(to_tensor(frame.image, self.device), (height, width)))
         return lambda frames, scored: asked.result()
 
     def close(self) -> None:
@@ -81,13 +80,15 @@ class Scorer:
 
     def frozen_mask(self, frames: Tensor, scored: Mask) -> Mask:
         """What the frozen network says to ``frames``, at the size of ``scored``; no clock runs."""
-        return scored if self.is_frozen else self.plain_mask(frames, scored)
-
-    def plain_mask(self, frames: Tensor, scored: Mask) -> Mask:
-        """`frozen_mask`, worked out also where it is known to be ``scored``: a plain forward pass, to be timed."""
+        if self.is_frozen:
+            return scored
         height, width = scored.shape
+        return self.plain_mask(frames, (height, width))
+
+    def plain_mask(self, frames: Tensor, size: tuple[int, int]) -> Mask:
+        """What the frozen network says to ``frames``, at ``size`` = (height, width): a plain forward pass."""
         with torch.inference_mode(), autocast(self.device, self._precision):
-            return self._views(self.frozen, frames).labels((height, width)).cpu().numpy()[0]
+            return self._views(self.frozen, frames).labels(size).cpu().numpy()[0]
 
     def score(self, frame: Frame, truth: Truth, scored: Mask, scored_frozen: Mask) -> tuple[FrameScore, FrameImages]:
         """Scores two masks of a frame, both at the label's size."""
